@@ -1,0 +1,623 @@
+"""Execute a plan: one lock per topology, every step journaled, and a kill anywhere resumes.
+
+What protects a run:
+
+* The lock is a session advisory lock on the coordinator. It falls with the process that held it.
+* A transactional step commits together with its journal row. Any other step has a probe that tells
+  done, absent and half done apart; what is half done is cleared and run again.
+* `apply` plans again from the live servers when it resumes, so it needs nothing that the dead run
+  kept in memory. A saved plan resumes where the remaining work is part of it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, LiteralString, cast
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.sql import SQL
+
+from parlant_shard import canonical, db, journal
+from parlant_shard.catalog import fingerprint
+from parlant_shard.desired import Peer
+from parlant_shard.errors import (
+    ApplyFailed,
+    CannotConnect,
+    HazardNotAllowed,
+    Locked,
+    ServerError,
+    ShardError,
+    StalePlan,
+)
+from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
+from parlant_shard.planner import State, plan_of, read_state
+from parlant_shard.topology import Topology
+
+# Seconds. What a dead run left running gets this long to end, then it is terminated.
+LEFTOVER_WAIT = 30.0
+# The holder of the lock says something this often; silence of several beats means it is dead.
+HEARTBEAT = 2.0
+SILENCE = 10.0
+# How long one step is tried against locks of others before the run gives up (it resumes).
+PATIENCE = 300.0
+# Where a CONCURRENTLY statement waits for other transactions, tell the operator after this long.
+WATCH_AFTER = 5.0
+
+_FIRST_LOCK_TIMEOUT_MS = 100
+_MAX_PAUSE = 5.0
+
+Listener = Callable[[str, Step | None, str], None]
+"""Called with an event ('start', 'done', 'retry', 'wait', 'skip', 'note'), the step, and a text."""
+
+
+def quiet(_event: str, _step: Step | None, _text: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an apply did. `resumed` is set where an earlier run had been interrupted."""
+
+    run_id: UUID | None
+    plan: Plan
+    done: int
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the threads of a run share."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def application_name(topology: Topology) -> str:
+    """How sessions of a run call themselves; also how those of a dead run are found."""
+    return f"parlant-shard apply {topology.name}"
+
+
+@contextmanager
+def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.Connection]:
+    """Hold the topology's lock. Raises Locked (PS501) while a live run has it.
+
+    A holder whose session shows no heartbeat is dead (its machine vanished, say): its session is
+    ended after `wait` seconds at the latest.
+    """
+    key = f"parlant-shard {topology.name}"
+    with db.session(
+        topology, topology.coordinator, application=f"parlant-shard lock {topology.name}"
+    ) as connection:
+        deadline = time.monotonic() + wait
+        while not _try_lock(connection, key):
+            holder = _holder(connection, key)
+            if holder is None:
+                continue  # it let go between the two questions
+            if holder["silence"] is None or holder["silence"] < SILENCE:
+                raise Locked(
+                    f'another run holds the lock of topology "{topology.name}" '
+                    f"(pid {holder['pid']} on the coordinator, since {holder['since']} UTC)",
+                    code="PS501",
+                    hint="wait for it, or look at `parlant-shard status`; nothing was changed",
+                )
+            if time.monotonic() > deadline:
+                connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [holder["pid"]])
+            time.sleep(0.2)
+        beating = threading.Event()
+        beat = threading.Thread(target=_heartbeat, args=(connection, beating), daemon=True)
+        beat.start()
+        try:
+            yield connection
+        finally:
+            beating.set()
+            beat.join()
+
+
+def _try_lock(connection: db.Connection, key: str) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0)) AS held", [key]
+    ).fetchone()
+    return bool(row and row["held"])
+
+
+def _holder(connection: db.Connection, key: str) -> dict[str, Any] | None:
+    return connection.execute(
+        "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') AS since, "
+        "extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8 AS silence "
+        "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) "
+        "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
+        "AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) "
+        "AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
+        [key],
+    ).fetchone()
+
+
+def _heartbeat(connection: db.Connection, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT):
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.Error:
+            return  # the run notices by itself: its next use of the coordinator fails
+
+
+def clear_dead_sessions(
+    topology: Topology, listener: Listener = quiet, *, wait: float = LEFTOVER_WAIT
+) -> None:
+    """Wait for statements that a dead run left running, then end them. Needs the lock."""
+    query = (
+        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %s "
+        "AND pid <> pg_catalog.pg_backend_pid() AND datname = current_database()"
+    )
+    for server in topology.servers:
+        with db.session(topology, server) as connection:
+            deadline = time.monotonic() + wait
+            told = False
+            while rows := connection.execute(query, [application_name(topology)]).fetchall():
+                if not told:
+                    listener("note", None, f'server "{server}": waiting for a dead run to end')
+                    told = True
+                if time.monotonic() > deadline:
+                    for row in rows:
+                        connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]])
+                time.sleep(0.1)
+
+
+def apply(
+    topology: Topology,
+    *,
+    saved: Plan | None = None,
+    allow: frozenset[str] = frozenset(),
+    confirm: Callable[[Plan], bool] = lambda _plan: True,
+    listener: Listener = quiet,
+    command: str = "apply",
+) -> Outcome:
+    """Plan (or check a saved plan) and execute under the topology's lock.
+
+    Raises Locked, StalePlan, HazardNotAllowed before anything changed, and ApplyFailed after work
+    began. `confirm` sees the plan and may say no: then nothing happens.
+    """
+    began = time.monotonic()
+    with run_lock(topology) as lock:
+        clear_dead_sessions(topology, listener)
+        state = read_state(topology)
+        plan = plan_of(state)
+        resumed = _close_dead_runs(lock, topology)
+        if saved is not None:
+            plan = _checked(saved, plan, lock, topology)
+        _check_hazards(plan, allow)
+        if not plan.steps:
+            return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
+        if not confirm(plan):
+            return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
+        run_id = _Run(topology, state, plan, lock, listener, command, saved).execute()
+        return Outcome(
+            run_id=run_id,
+            plan=plan,
+            done=len(plan.steps),
+            seconds=time.monotonic() - began,
+            resumed=resumed,
+        )
+
+
+def _close_dead_runs(lock: db.Connection, topology: Topology) -> bool:
+    if not journal.exists(lock):
+        return False
+    last = journal.last(lock, topology.name)
+    journal.interrupt_others(lock, topology.name)
+    return last is not None and last.state != "done"
+
+
+def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) -> Plan:
+    """Return what to execute of a saved plan. Raises StalePlan (PS502)."""
+    if saved.sha256 != topology.sha256:
+        raise StalePlan(
+            f'the topology file "{topology.file}" changed since the plan was made',
+            code="PS502",
+            hint="make a new plan and look at it",
+        )
+    if saved.fingerprint == fresh.fingerprint:
+        return saved
+    begun = journal.unfinished(lock, topology.name, saved.fingerprint) if journal.exists(lock) else None
+    planned = {s.id for s in saved.steps}
+    if begun is not None and begun <= planned:
+        # The dead run changed the servers itself. What remains must be part of what was approved,
+        # or the repair of what it left half done.
+        extra = [s for s in fresh.steps if s.id not in planned and not _is_repair(s, saved)]
+        if not extra:
+            return fresh
+    raise StalePlan(
+        "the servers changed since the plan was made",
+        code="PS502",
+        hint="make a new plan and look at it",
+    )
+
+
+def _is_repair(step: Step, saved: Plan) -> bool:
+    """Whether a step that was not in the saved plan only finishes what it began.
+
+    A killed run leaves an INVALID index, or a constraint that is not validated; its repair touches
+    the same table on the same server and needs no permission.
+    """
+    return not NEEDS_ALLOW.intersection(step.hazards) and any(
+        s.server == step.server and s.shard == step.shard for s in saved.steps
+    )
+
+
+def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
+    needed = {h for h in plan.hazards if h in NEEDS_ALLOW} - allow
+    if needed:
+        first = next(s for s in plan.steps if needed.intersection(s.hazards))
+        options = " ".join(f"--allow {h}" for h in sorted(needed))
+        raise HazardNotAllowed(
+            f'{_plural(len([s for s in plan.steps if needed.intersection(s.hazards)]), "step")} '
+            f"would {' and '.join(_meaning(h) for h in sorted(needed))}, first of all: {first.title}",
+            code="PS503",
+            hint=f"look at the plan; if it is what you want: {options}",
+        )
+
+
+def _meaning(hazard: str) -> str:
+    return {"deletes-data": "delete data", "drops-object": "drop an object"}[hazard]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class _Run:
+    """One execution of a plan."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        state: State,
+        plan: Plan,
+        lock: db.Connection,
+        listener: Listener,
+        command: str,
+        saved: Plan | None,
+    ) -> None:
+        self.topology, self.plan, self.lock = topology, plan, lock
+        self.listener, self.command = listener, command
+        self.fingerprint = (saved or plan).fingerprint
+        self.peers = state.peers
+        self.run_id = uuid4()
+        self.started = False
+        self.connections: dict[str, db.Connection] = {}
+        self.stop = threading.Event()
+
+    def execute(self) -> UUID:
+        try:
+            self._start_if_possible()
+            for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
+                self._phase(tuple(steps))
+                if phase <= Phase.INTERNAL_COORDINATOR:
+                    self._start_if_possible()
+        except BaseException as error:
+            self._finish("failed" if isinstance(error, ShardError) else "interrupted", error)
+            raise
+        else:
+            self._finish("done", None)
+        finally:
+            for connection in self.connections.values():
+                connection.close()
+        return self.run_id
+
+    def _start_if_possible(self) -> None:
+        """Record the run as soon as the coordinator has the tables for it."""
+        if not self.started and journal.exists(self.lock):
+            journal.start(
+                self.lock,
+                self.run_id,
+                self.plan,
+                command=self.command,
+                fingerprint=self.fingerprint,
+            )
+            self.started = True
+
+    def _finish(self, state: str, error: BaseException | None) -> None:
+        if not self.started:
+            return
+        detail = None if error is None else str(error) or type(error).__name__
+        try:
+            journal.finish(self.lock, self.run_id, state, detail)
+        except psycopg.Error:
+            if error is None:
+                raise
+            # The coordinator is gone: the next run marks this one as interrupted.
+
+    def _phase(self, steps: Sequence[Step]) -> None:
+        """Run the steps of one phase: servers in parallel, each in order."""
+        lanes: dict[str, list[Step]] = {}
+        for step in steps:
+            lanes.setdefault(step.server, []).append(step)
+        if len(lanes) == 1:
+            self._lane(steps)
+            return
+        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+            futures = [pool.submit(self._lane, lane) for lane in lanes.values()]
+            try:
+                errors = [e for e in (f.exception() for f in futures) if e is not None]
+            except BaseException:
+                self.stop.set()  # Ctrl-C: the lanes end after their current step
+                raise
+        if errors:
+            failed = [e for e in errors if isinstance(e, ShardError)]
+            if len(failed) < len(errors):
+                raise next(e for e in errors if not isinstance(e, ShardError))
+            if len(failed) > 1:
+                raise ApplyFailed(
+                    "; ".join(e.message for e in failed),
+                    code="PS511",
+                    hint=failed[0].hint or "run the same command again: it resumes",
+                )
+            raise failed[0]
+
+    def _lane(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if self.stop.is_set():
+                return
+            self._step(step)
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def _connection(self, server: str) -> db.Connection:
+        connection = self.connections.get(server)
+        if connection is None or connection.closed:
+            connection = db.connect(
+                db.conninfo(self.topology, server),
+                server=server,
+                application=application_name(self.topology),
+            )
+            self.connections[server] = connection
+        return connection
+
+    def _step(self, step: Step) -> None:
+        self.listener("start", step, "")
+        began = time.monotonic()
+        try:
+            match step.kind:
+                case Kind.METADATA | Kind.VALIDATE:
+                    self._transactional(step)
+                case Kind.CONCURRENT:
+                    self._concurrent(step)
+                case Kind.BATCHES:
+                    self._batches(step)
+                case Kind.WAIT:
+                    self._wait(step)
+        except psycopg.Error as error:
+            raise self._failure(step, error) from error
+        except CannotConnect as error:
+            raise ApplyFailed(
+                f"{error.message}, at: {step.title}",
+                code="PS512",
+                hint="bring the server back, then run the same command again: it resumes",
+            ) from error
+        self.listener("done", step, f"{time.monotonic() - began:.2f} s")
+
+    def _failure(self, step: Step, error: psycopg.Error) -> ApplyFailed:
+        wrapped = db.wrap(error, server=step.server, doing=step.title)
+        hint = wrapped.hint or "mend the cause, then run the same command again: it resumes"
+        if error.sqlstate in {"23514", "23503", "23505", "23502"} and "VALIDATE" in step.sql[0]:
+            hint = (
+                "some rows do not fit; nothing was lost. Mend or move them, then run the same "
+                "command again: it resumes"
+            )
+        if error.sqlstate == "PS001":
+            hint = "rows arrived after the plan was made; make a new plan and look at it"
+        return ApplyFailed(wrapped.message, code="PS510", hint=hint)
+
+    def _statements(self, step: Step) -> list[SQL]:
+        return [_sql(s) for s in with_secret(step, self.peers)]
+
+    def _transactional(self, step: Step) -> None:
+        """Try under a short lock timeout, pause, try again; the journal row commits with the work."""
+        statements = self._statements(step)
+        deadline = time.monotonic() + PATIENCE
+        started = datetime.now(UTC)
+        attempt = 0
+        while True:
+            attempt += 1
+            timeout = min(step.lock_timeout_ms, _FIRST_LOCK_TIMEOUT_MS * 2 ** (attempt - 1))
+            try:
+                connection = self._connection(step.server)
+                with connection.transaction():
+                    connection.execute(
+                        "SELECT pg_catalog.set_config('lock_timeout', %s, true), "
+                        "pg_catalog.set_config('statement_timeout', %s, true)",
+                        [str(timeout), str(step.statement_timeout_ms)],
+                    )
+                    for statement in statements:
+                        connection.execute(statement)
+                    journal.record(
+                        connection, self.run_id, step, started_at=started, attempts=attempt
+                    )
+            except psycopg.Error as error:
+                lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+                if lost and attempt <= 3 and self._recovered(step):
+                    return
+                if not lost and (
+                    error.sqlstate not in db.RETRYABLE or time.monotonic() > deadline
+                ):
+                    raise
+                if lost and attempt > 3:
+                    raise
+                self.listener("retry", step, _first_line(error))
+                self._pause(attempt)
+            else:
+                return
+
+    def _recovered(self, step: Step) -> bool:
+        """After a lost connection: whether the commit had happened. The journal row knows."""
+        self.connections.pop(step.server).close()
+        return journal.is_done(self._connection(step.server), self.run_id, step)
+
+    def _pause(self, attempt: int) -> None:
+        # Full jitter: two of our lanes, or two tools, must not meet again at the same moment.
+        self.stop.wait(random.uniform(0.05, min(_MAX_PAUSE, 0.1 * 2**attempt)))  # noqa: S311
+
+    def _probe(self, connection: db.Connection, step: Step) -> str:
+        if step.probe is None:
+            return "absent"
+        row = connection.execute(_sql(step.probe.query)).fetchone()
+        assert row is not None
+        return str(row["state"])
+
+    def _concurrent(self, step: Step) -> None:
+        """Look, clear what is half done, run without a lock timeout, look again."""
+        started = datetime.now(UTC)
+        for attempt in (1, 2, 3):
+            connection = self._connection(step.server)
+            self._set_timeouts(connection, step.lock_timeout_ms, step.statement_timeout_ms)
+            try:
+                state = self._probe(connection, step)
+                if state == "half":
+                    assert step.probe is not None
+                    self.listener("note", step, "clearing what an earlier attempt left half done")
+                    for statement in step.probe.clear:
+                        self._watched(connection, step, _sql(statement))
+                if state != "done":
+                    for statement in self._statements(step):
+                        self._watched(connection, step, statement)
+                    if step.probe is not None and self._probe(connection, step) != "done":
+                        raise ServerError(
+                            f'server "{step.server}", {step.title}: the statement succeeded, but '
+                            "its result is not valid",
+                            code="PS513",
+                            hint="look at the server's log, then run the same command again",
+                        )
+            except psycopg.Error as error:
+                retry = error.sqlstate is None or error.sqlstate in {
+                    *db.RETRYABLE,
+                    "55006",  # a slot or object is still in use: its user is about to go
+                    "57P01",
+                }
+                if not retry or attempt == 3:
+                    raise
+                if connection.closed:
+                    self.connections.pop(step.server, None)
+                self.listener("retry", step, _first_line(error))
+                self._pause(attempt + 2)
+            else:
+                self._set_timeouts(connection, 1_000, 60_000)
+                journal.record(
+                    connection, self.run_id, step, started_at=started, attempts=attempt
+                )
+                return
+
+    def _set_timeouts(self, connection: db.Connection, lock: int, statement: int) -> None:
+        connection.execute(
+            "SELECT pg_catalog.set_config('lock_timeout', %s, false), "
+            "pg_catalog.set_config('statement_timeout', %s, false)",
+            [str(lock), str(statement)],
+        )
+
+    def _watched(self, connection: db.Connection, step: Step, statement: SQL) -> None:
+        """Execute, and name the transactions that it waits for while it waits."""
+        finished = threading.Event()
+        pid = connection.info.backend_pid
+        watcher = threading.Thread(target=self._watch, args=(step, pid, finished), daemon=True)
+        watcher.start()
+        try:
+            connection.execute(statement)
+        finally:
+            finished.set()
+            watcher.join()
+
+    def _watch(self, step: Step, pid: int, finished: threading.Event) -> None:
+        if finished.wait(WATCH_AFTER):
+            return
+        try:
+            with db.session(self.topology, step.server) as connection:
+                while not finished.is_set():
+                    row = connection.execute(
+                        "SELECT a.pid, a.application_name AS name, extract(epoch FROM "
+                        "pg_catalog.clock_timestamp() - a.xact_start)::int AS age "
+                        "FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) AS b(pid) "
+                        "JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid LIMIT 1",
+                        [pid],
+                    ).fetchone()
+                    if row is not None:
+                        self.listener(
+                            "wait",
+                            step,
+                            f'waiting for pid {row["pid"]} ("{row["name"]}"), whose transaction is '
+                            f"{row['age']} s old; it blocks no reader or writer",
+                        )
+                    finished.wait(WATCH_AFTER)
+        except ShardError:
+            return  # watching is a courtesy; the statement itself reports what is wrong
+
+    def _batches(self, step: Step) -> None:
+        started = datetime.now(UTC)
+        total = 0
+        while not self.stop.is_set():
+            connection = self._connection(step.server)
+            with connection.transaction():
+                connection.execute(
+                    "SELECT pg_catalog.set_config('lock_timeout', %s, true), "
+                    "pg_catalog.set_config('statement_timeout', %s, true)",
+                    [str(step.lock_timeout_ms), str(step.statement_timeout_ms)],
+                )
+                for statement in self._statements(step):
+                    cursor = connection.execute(statement)
+            if cursor.rowcount <= 0:
+                journal.record(connection, self.run_id, step, started_at=started, attempts=1)
+                return
+            total += cursor.rowcount
+            self.listener("note", step, f"{total} rows")
+
+    def _wait(self, step: Step) -> None:
+        started = datetime.now(UTC)
+        deadline = time.monotonic() + PATIENCE * 2
+        pause = 0.1
+        while not self.stop.is_set():
+            connection = self._connection(step.server)
+            row = connection.execute(self._statements(step)[0]).fetchone()
+            if row is not None and row["done"]:
+                journal.record(connection, self.run_id, step, started_at=started, attempts=1)
+                return
+            if time.monotonic() > deadline:
+                raise ApplyFailed(
+                    f'server "{step.server}", {step.title}: not there after '
+                    f"{int(PATIENCE * 2)} s",
+                    code="PS514",
+                    hint="look at the server's log for the apply worker's error (a host that the "
+                    "peer cannot reach needs `peer_dsn`); run the same command again to go on",
+                )
+            self.stop.wait(pause)
+            pause = min(1.0, pause * 1.5)
+
+
+def _sql(statement: str) -> SQL:
+    return SQL(cast(LiteralString, statement))
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return db.redact((error.diag.message_primary or str(error)).strip().splitlines()[0])
+
+
+def with_secret(step: Step, peers: dict[str, Peer] | Any) -> tuple[str, ...]:
+    """Put the password in the place of its mark, quoted for where it stands."""
+    if step.secret is None:
+        return step.sql
+    password = peers[step.secret].password or ""
+    mark = secret_mark(step.secret)
+    conninfo = password.replace("\\", "\\\\").replace("'", "\\'")
+    inner = canonical.literal(conninfo)[1:-1]
+    return tuple(
+        s.replace(f"''{mark}''", f"''{inner}''").replace(f"'{mark}'", canonical.literal(password))
+        for s in step.sql
+    )
+
+
+__all__ = ["Outcome", "apply", "application_name", "fingerprint", "run_lock"]

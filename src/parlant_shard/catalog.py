@@ -1,0 +1,360 @@
+"""What a database holds, as frozen values in PostgreSQL's own canonical text.
+
+Live servers, the scratch database and the desired state are all this one type, so that a diff
+compares like with like. Texts (types, defaults, expressions, definitions) are what PostgreSQL
+deparses with an empty `search_path`, `TimeZone = UTC` and `DateStyle = ISO`: names outside
+`pg_catalog` are schema-qualified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Any
+
+
+class Relkind(StrEnum):
+    """`pg_class.relkind`, the kinds that we manage."""
+
+    TABLE = "r"
+    PARTITIONED = "p"
+    FOREIGN = "f"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column. `default` holds the generation expression of a generated column."""
+
+    name: str
+    type: str
+    not_null: bool = False
+    default: str | None = None
+    identity: str = ""  # '' | 'a' always | 'd' by default
+    generated: str = ""  # '' | 's' stored | 'v' virtual
+    collation: str | None = None  # only where it is not the type's own
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A PRIMARY KEY, UNIQUE or EXCLUDE constraint; `definition` is table-independent text."""
+
+    name: str
+    primary: bool
+    columns: tuple[str, ...]
+    definition: str
+    valid: bool = True
+    inherited: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A CHECK constraint; `definition` starts with `CHECK (` and never ends with `NOT VALID`."""
+
+    name: str
+    definition: str
+    valid: bool = True
+    inherited: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """A foreign key. Actions are PostgreSQL's letters: a, r, c, n, d; match is s or f."""
+
+    name: str
+    columns: tuple[str, ...]
+    ref_table: str
+    ref_columns: tuple[str, ...]
+    on_delete: str = "a"
+    on_update: str = "a"
+    match: str = "s"
+    set_columns: tuple[str, ...] = ()
+    deferrable: bool = False
+    initially_deferred: bool = False
+    valid: bool = True
+    inherited: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """An index that no constraint owns.
+
+    `definition` is the text behind `USING` (method, keys, INCLUDE, WITH, WHERE). `parent` names
+    the partitioned index it is attached to. `window` is set on desired indexes whose predicate
+    (or, on partitioned tables, whose presence) rolls with the clock.
+    """
+
+    name: str
+    unique: bool
+    definition: str
+    valid: bool = True
+    parent: str | None = None
+    comment: str | None = None
+    window: Window | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How far back a rolling index reaches: rows with `by` younger than `seconds`."""
+
+    by: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """A row or statement trigger: `head` up to ON, `tail` behind the table's name."""
+
+    name: str
+    head: str
+    tail: str
+    enabled: str = "O"  # O origin, D disabled, R replica, A always
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A row-level security policy. `command` is r, a, w, d or *."""
+
+    name: str
+    command: str
+    permissive: bool
+    roles: tuple[str, ...]
+    using: str | None
+    check: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Grant:
+    """A table privilege of a role other than the owner; the role '' is PUBLIC."""
+
+    role: str
+    privilege: str
+    grantable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A RANGE bound on one time column: from inclusive, to exclusive; None is unbounded.
+
+    Times carry no zone: they are UTC. A DEFAULT partition has neither and `default` true.
+    """
+
+    lower: datetime | None = None
+    upper: datetime | None = None
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """What a foreign table stands for."""
+
+    server: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table, partitioned table, partition or foreign table of the namespace."""
+
+    name: str
+    kind: Relkind = Relkind.TABLE
+    columns: tuple[Column, ...] = ()
+    keys: tuple[Key, ...] = ()
+    checks: tuple[Check, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    comment: str | None = None
+    unlogged: bool = False
+    replica_identity: str = "d"  # d default, f full, n nothing, or "i:<index name>"
+    row_security: bool = False
+    force_row_security: bool = False
+    partition_by: str | None = None  # the control column
+    parent: str | None = None
+    bound: Bound | None = None
+    foreign: Foreign | None = None
+    detach_pending: bool = False
+    # Not part of the state: whether the heap has any page. Left out of comparison and fingerprint.
+    populated: bool = field(default=False, compare=False)
+
+    def column(self, name: str) -> Column | None:
+        return next((c for c in self.columns if c.name == name), None)
+
+    @property
+    def primary_key(self) -> Key | None:
+        return next((k for k in self.keys if k.primary), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnumType:
+    """An enum with its labels in sort order."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function or procedure; `definition` is the whole `CREATE OR REPLACE` text."""
+
+    signature: str
+    definition: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A view. One of ours is `sources` (bare branches) and `columns`; any other only `text`."""
+
+    name: str
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    sources: tuple[str, ...]
+    security_invoker: bool
+    text: str | None = None
+    comment: str | None = None
+    grants: tuple[Grant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignServer:
+    """A postgres_fdw server of ours with its options, sorted."""
+
+    name: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserMapping:
+    """Who a local role is on a foreign server. The password never reaches text or JSON."""
+
+    server: str
+    role: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A publication of ours: tables with their explicit columns."""
+
+    name: str
+    tables: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A subscription of ours; `tables` are those whose relation state exists already."""
+
+    name: str
+    slot: str
+    publication: str
+    tables: tuple[str, ...] = ()
+    enabled: bool = True
+    # The host, port, database and user it reads from, sorted; None where the role may not read it.
+    peer: tuple[tuple[str, str], ...] | None = field(default=None, compare=False)
+    password: str | None = field(default=None, repr=False, compare=False)
+    synced: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Placement:
+    """A workspace's row on the server of its shard, or in the coordinator's directory."""
+
+    workspace: str
+    shard: str
+    state: str = "active"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Managed:
+    """A registered object: what it is for. `logical` is the table as the application knows it."""
+
+    kind: str  # table | view
+    name: str
+    logical: str
+    shard: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Everything of one server that a plan compares. Mappings are keyed by name."""
+
+    extensions: frozenset[str] = frozenset()
+    enums: Mapping[str, EnumType] = field(default_factory=dict)
+    functions: Mapping[str, Function] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    views: Mapping[str, View] = field(default_factory=dict)
+    foreign_servers: Mapping[str, ForeignServer] = field(default_factory=dict)
+    user_mappings: Mapping[tuple[str, str], UserMapping] = field(default_factory=dict)
+    publications: Mapping[str, Publication] = field(default_factory=dict)
+    subscriptions: Mapping[str, Subscription] = field(default_factory=dict)
+    slots: frozenset[str] = frozenset()
+    # State of our own schema `parlant_shard`: its version (0: absent) and rows.
+    internal_version: int = 0
+    shards: Mapping[str, str] = field(default_factory=dict)  # coordinator: shard → server
+    directory: frozenset[Placement] = frozenset()  # coordinator: every workspace
+    placements: frozenset[Placement] = frozenset()  # this server's own workspaces
+    managed: Mapping[tuple[str, str], Managed] = field(default_factory=dict)
+    other_relations: frozenset[str] = frozenset()  # names taken by what we do not model
+    unsupported: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a server is and what our role may do there. Not compared, not part of a fingerprint."""
+
+    server: str
+    version_num: int
+    database: str
+    host: str
+    port: str
+    user: str
+    password: str | None = field(repr=False)
+    now: datetime  # the database's clock, UTC, without zone
+    settings: Mapping[str, str]
+    superuser: bool
+    roles: frozenset[str]  # roles of the cluster
+    can: frozenset[str]  # create-database, create-schema, create-role, replication, subscribe, fdw
+    extensions_available: frozenset[str]
+    in_recovery: bool = False
+
+    @property
+    def major(self) -> int:
+        return self.version_num // 10000
+
+
+def plain(value: Any) -> Any:
+    """Turn a catalogue value into JSON-ready data, sorted, without secrets or incidental fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name))
+            for f in fields(value)
+            if f.repr and f.compare and getattr(value, f.name) not in (None, (), "", False)
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
+    if isinstance(value, frozenset):
+        return sorted((plain(v) for v in value), key=lambda v: json.dumps(v, sort_keys=True))
+    if isinstance(value, tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, Enum):
+        return value.value
+    return value
+
+
+def fingerprint(catalogs: Mapping[str, Catalog], *extra: str) -> str:
+    """Hash the catalogues of all servers (and more text) into 64 hex digits."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(plain(catalogs), sort_keys=True, ensure_ascii=True).encode())
+    for text in extra:
+        digest.update(b"\0" + text.encode())
+    return digest.hexdigest()

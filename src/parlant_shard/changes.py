@@ -1,0 +1,410 @@
+"""The closed set of changes between two catalogues. `diff` finds them, `plan` turns them into SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from parlant_shard.catalog import (
+    Check,
+    Column,
+    EnumType,
+    ForeignKey,
+    ForeignServer,
+    Function,
+    Grant,
+    Index,
+    Key,
+    Managed,
+    Placement,
+    Policy,
+    Publication,
+    Subscription,
+    Table,
+    Trigger,
+    UserMapping,
+    View,
+)
+
+
+class Aspect(StrEnum):
+    """A property of a table that one ALTER (or COMMENT) sets."""
+
+    COMMENT = "comment"
+    OPTIONS = "storage parameters"
+    REPLICA_IDENTITY = "replica identity"
+    ROW_SECURITY = "row-level security"
+    FOREIGN_OPTIONS = "foreign table options"
+
+
+class Why(StrEnum):
+    """Why an object goes. Only REMOVED takes away something that somebody may still want."""
+
+    REMOVED = "removed"
+    REPLACED = "replaced"
+    LEFTOVER = "leftover"
+    REBUILT = "rebuilt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnServer:
+    """What all changes have."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnTable(OnServer):
+    """A change of one table, on the shard it belongs to ('' for none)."""
+
+    table: Table
+    shard: str = ""
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateInternal(OnServer):
+    """Create the schema `parlant_shard`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateExtension(OnServer):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateEnum(OnServer):
+    enum: EnumType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddEnumLabel(OnServer):
+    enum: EnumType
+    label: str
+    before: str | None  # None: at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFunction(OnServer):
+    function: Function
+    exists: bool
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateTable(OnTable):
+    managed: Managed
+    foreign_keys: tuple[ForeignKey, ...]  # those that can be part of the creation
+    weaker: bool = False  # uniqueness that holds within a partition only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePartition(OnTable):
+    parent: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalizeDetach(OnTable):
+    """`table` is the partition whose concurrent detach was interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropTable(OnTable):
+    populated: bool
+    why: Why
+    foreign_keys: tuple[ForeignKey, ...] = ()  # to be dropped first, to break a cycle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterTable(OnTable):
+    managed: Managed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddColumn(OnTable):
+    column: Column
+    leaves: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropColumn(OnTable):
+    column: Column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterColumn(OnTable):
+    old: Column
+    new: Column
+    leaves: tuple[Table, ...] = ()
+    viewed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddKey(OnTable):
+    key: Key
+    index: Index | None  # a leftover of the same name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddCheck(OnTable):
+    check: Check
+    leaves: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapCheck(OnTable):
+    """Replace a valid CHECK without a moment in which none is valid.
+
+    `begun` is a leftover of the same definition under the temporary name; `narrows` says that the
+    new one admits less than the old one.
+    """
+
+    old: Check
+    new: Check
+    begun: Check | None
+    narrows: bool
+    leaves: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddForeignKey(OnTable):
+    foreign_key: ForeignKey
+    leaves: tuple[Table, ...] = ()
+    fresh: bool = False  # both tables are new: nothing to validate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateConstraint(OnTable):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropConstraint(OnTable):
+    name: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateIndex(OnTable):
+    """Build an index online. `leaves` holds the partitions of a partitioned table."""
+
+    index: Index
+    exists: bool = False  # partitioned: the parent's index is there, INVALID
+    leaves: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropIndex(OnTable):
+    index: Index
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameIndex(OnTable):
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReindexAttached(OnTable):
+    """Repair an INVALID partition index that is attached, then attach it again."""
+
+    index: Index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommentIndex(OnTable):
+    index: Index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTrigger(OnTable):
+    trigger: Trigger
+    exists: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropTrigger(OnTable):
+    trigger: Trigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPolicy(OnTable):
+    policy: Policy
+    exists: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropPolicy(OnTable):
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddGrants(OnTable):
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterTable(OnTable):
+    aspect: Aspect
+    live: Table
+
+
+# --- federation -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetForeignServer(OnServer):
+    foreign_server: ForeignServer
+    live: ForeignServer | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropForeignServer(OnServer):
+    foreign_server: ForeignServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetUserMapping(OnServer):
+    mapping: UserMapping
+    live: UserMapping | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateView(OnServer):
+    """Create or replace; `swap` where the new one is no extension of the old."""
+
+    view: View
+    managed: Managed
+    exists: bool = False
+    swap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropView(OnServer):
+    view: View
+    why: Why
+
+
+# --- reference tables -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPublication(OnServer):
+    publication: Publication
+    exists: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropPublication(OnServer):
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSlot(OnServer):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSlot(OnServer):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSubscription(OnServer):
+    subscription: Subscription
+    publisher: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconnectSubscription(OnServer):
+    subscription: Subscription
+    publisher: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSubscription(OnServer):
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitSubscription(OnServer):
+    """Wait until the initial copy is there: foreign keys on the shards need it."""
+
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSubscription(OnServer):
+    subscription: Subscription
+
+
+# --- placement ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPlacements(OnServer):
+    upsert: tuple[Placement, ...]
+    delete: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDirectory(OnServer):
+    upsert: tuple[Placement, ...]
+    delete: tuple[Placement, ...]
+    shards: tuple[tuple[str, str], ...]  # every shard with its server
+    shards_changed: bool
+
+
+Change = (
+    CreateInternal
+    | CreateExtension
+    | CreateEnum
+    | AddEnumLabel
+    | SetFunction
+    | CreateTable
+    | CreatePartition
+    | FinalizeDetach
+    | DropTable
+    | RegisterTable
+    | AddColumn
+    | DropColumn
+    | AlterColumn
+    | AddKey
+    | AddCheck
+    | SwapCheck
+    | AddForeignKey
+    | ValidateConstraint
+    | DropConstraint
+    | CreateIndex
+    | DropIndex
+    | RenameIndex
+    | ReindexAttached
+    | CommentIndex
+    | SetTrigger
+    | DropTrigger
+    | SetPolicy
+    | DropPolicy
+    | AddGrants
+    | AlterTable
+    | SetForeignServer
+    | DropForeignServer
+    | SetUserMapping
+    | CreateView
+    | DropView
+    | SetPublication
+    | DropPublication
+    | CreateSlot
+    | DropSlot
+    | CreateSubscription
+    | ReconnectSubscription
+    | RefreshSubscription
+    | AwaitSubscription
+    | DropSubscription
+    | SetPlacements
+    | SetDirectory
+)

@@ -1,0 +1,165 @@
+"""The only module that opens connections: session settings, timeouts, and errors with a hint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+
+from parlant_shard import local
+from parlant_shard.errors import CannotConnect, PrivilegeError, ServerError
+from parlant_shard.topology import Server, Topology
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+# Seconds. Long enough for a server under load, short enough that a dead one is named soon.
+CONNECT_TIMEOUT = 10
+
+# One round trip sets them all. Those before the timeouts fix the text that PostgreSQL deparses; the timeouts bound
+# what a forgotten or dead session of ours can hold up.
+SESSION = {
+    "search_path": "",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "quote_all_identifiers": "off",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+    "client_min_messages": "warning",
+    "lock_timeout": "1s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+# Retrying may help: a lock was not to be had, a deadlock was broken, or a conflict was detected.
+RETRYABLE = frozenset({"55P03", "40P01", "40001"})
+
+_HINTS = {
+    "53100": "free disk space on the server, then run the same command again: it resumes",
+    "53200": "the server's lock table or memory is full: raise max_locks_per_transaction (restart) "
+    "or wait for large transactions to end, then run the same command again",
+    "53300": "the server has no free connection slot: raise max_connections or close idle sessions",
+    "57P01": "an administrator ended our session; run the same command again: it resumes",
+    "57P03": "the server is starting up or shutting down; run the same command again",
+    "25006": "this server is read-only (a replica, or default_transaction_read_only): give the "
+    "primary's address as admin_dsn",
+    "58030": "the server reported an I/O error; look at its log",
+}
+
+
+def conninfo(topology: Topology, server: str) -> str:
+    """The conninfo that DDL goes to. Holds a password: never print it."""
+    return conninfo_of(topology.servers[server])
+
+
+def conninfo_of(server: Server) -> str:
+    if server.embedded is not None:
+        return local.conninfo(server.embedded)
+    assert server.admin is not None  # the topology requires dsn or embedded
+    return server.admin
+
+
+def redact(text: str, *secrets: str | None) -> str:
+    """Replace passwords in a message of libpq or the server."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", text)
+
+
+def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Connection:
+    """Open an autocommit connection with our session settings.
+
+    `dsn` goes to libpq as it is; only what it leaves open is added. Raises CannotConnect (PS401).
+    """
+    given = conninfo_to_dict(dsn)
+    extra: dict[str, Any] = {"application_name": application[:63]}
+    if "connect_timeout" not in given:
+        extra["connect_timeout"] = CONNECT_TIMEOUT
+    # A server that vanishes without a word must not hold a run for the kernel's two hours.
+    for key, value in (("keepalives_idle", 15), ("keepalives_interval", 5), ("keepalives_count", 4)):
+        if key not in given:
+            extra[key] = value
+    try:
+        connection = psycopg.connect(
+            make_conninfo(dsn, **extra), autocommit=True, row_factory=dict_row, prepare_threshold=None
+        )
+    except psycopg.Error as error:
+        reason = redact(str(error).strip(), str(given.get("password") or ""))
+        raise CannotConnect(
+            f'cannot connect to server "{server}": {reason}',
+            code="PS401",
+            hint="check the server's dsn (or admin_dsn) in the topology, that the server runs, "
+            "and pg_hba.conf; nothing was changed by this attempt",
+        ) from error
+    try:
+        _prepare_session(connection)
+    except psycopg.Error as error:
+        connection.close()
+        raise wrap(error, server=server, doing="setting up the session") from error
+    return connection
+
+
+def _prepare_session(connection: Connection) -> None:
+    settings = [
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+        for name, value in SESSION.items()
+    ]
+    connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(settings))
+    try:
+        # The server then notices within a second that we died, even in the middle of a statement.
+        connection.execute("SET client_connection_check_interval = '1s'")
+    except psycopg.Error:  # not on every platform
+        pass
+
+
+@contextmanager
+def session(
+    topology: Topology, server: str, *, application: str = "parlant-shard"
+) -> Iterator[Connection]:
+    """Connect to a server of the topology, wrap driver errors, and close at the end."""
+    connection = connect(conninfo(topology, server), server=server, application=application)
+    try:
+        yield connection
+    except psycopg.Error as error:
+        raise wrap(error, server=server, doing="talking to it") from error
+    finally:
+        connection.close()
+
+
+def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
+    """Turn a driver error into ours: what failed, PostgreSQL's words, and what to do next."""
+    diag = error.diag
+    state = error.sqlstate
+    said = redact(diag.message_primary or str(error).strip() or type(error).__name__)
+    if diag.message_detail and state not in {"23505", "23503", "23514", "23502"}:
+        # The detail of a constraint violation quotes the row: that is a tenant's data.
+        said += f" ({redact(diag.message_detail)})"
+    message = f'server "{server}", {doing}: {said}'
+    if state is None:
+        return CannotConnect(
+            f'server "{server}", {doing}: the connection was lost: {said}',
+            code="PS402",
+            hint="look whether the server still runs, then run the same command again",
+        )
+    if state == "42501":
+        return PrivilegeError(
+            message, code="PS403", hint=diag.message_hint or "run it as a role that owns the tables"
+        )
+    if state in RETRYABLE:
+        return ServerError(
+            message,
+            code="PS404",
+            hint="another session held a conflicting lock for too long; "
+            "`SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity` names it; "
+            "run the same command again: it resumes",
+        )
+    hint = _HINTS.get(state) or diag.message_hint
+    return ServerError(f"{message} [{state}]", code="PS405", hint=hint)

@@ -1,0 +1,738 @@
+"""Compare live catalogues with desired ones: (live, desired) → changes. Pure and total.
+
+What nobody registered as ours is never dropped or altered. A half-done change of an earlier run
+is recognised by its temporary name and taken further, never begun twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from parlant_shard import changes as c
+from parlant_shard.catalog import (
+    Catalog,
+    Check,
+    Column,
+    Index,
+    Key,
+    Managed,
+    Relkind,
+    Table,
+    View,
+)
+from parlant_shard.errors import SchemaError
+from parlant_shard.names import suffixed
+
+# Behind an object's name while its successor is built. A leftover of a killed run is known by it.
+NEW = "new"
+
+_ROLLING = re.compile(r"'(\d{4}-\d\d-\d\d)(?: 00:00:00(?:\+00)?)?'::(?=timestamp|date)")
+_LEFTOVER = re.compile(r"_ccnew\d*$|_ccold\d*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a comparison must know beside the catalogues: the names that belong to the topology."""
+
+    coordinator: str
+    publication: str
+    slots: frozenset[str]  # every slot that this topology may have made
+
+
+def temporary(name: str) -> str:
+    return suffixed(name, NEW)
+
+
+def diff(
+    live: Mapping[str, Catalog], desired: Mapping[str, Catalog], context: Context
+) -> tuple[c.Change, ...]:
+    """Return the changes of all servers, in no particular order across servers."""
+    found: list[c.Change] = []
+    for server in sorted(desired):
+        found += _server(server, live[server], desired[server], context)
+    return tuple(found)
+
+
+def _server(
+    server: str, live: Catalog, desired: Catalog, context: Context
+) -> Iterator[c.Change]:
+    if live.internal_version < desired.internal_version:
+        yield c.CreateInternal(server=server)
+    elif live.internal_version > desired.internal_version:
+        raise SchemaError(
+            f'server "{server}" has version {live.internal_version} of the schema parlant_shard; '
+            f"this release knows version {desired.internal_version}",
+            code="PS220",
+            hint="upgrade parlant-shard on this machine",
+        )
+    for extension in sorted(desired.extensions - live.extensions):
+        yield c.CreateExtension(server=server, name=extension)
+    yield from _enums(server, live, desired)
+    for signature, function in sorted(desired.functions.items()):
+        existing = live.functions.get(signature)
+        if existing is None or existing.definition != function.definition:
+            yield c.SetFunction(server=server, function=function, exists=existing is not None)
+    tables = tuple(_tables(server, live, desired))
+    yield from tables
+    yield from _federation(server, live, desired)
+    yield from _views(server, live, desired, _blocked_by_views(tables))
+    yield from _replication(server, live, desired, context)
+    yield from _placement(server, live, desired, context.coordinator)
+
+
+def _enums(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+    for name, enum in sorted(desired.enums.items()):
+        existing = live.enums.get(name)
+        if existing is None:
+            yield c.CreateEnum(server=server, enum=enum)
+            continue
+        common = [label for label in existing.labels if label in enum.labels]
+        if common != [label for label in enum.labels if label in existing.labels]:
+            raise SchemaError(
+                f'the labels of enum "{name}" stand in another order on server "{server}"',
+                code="PS221",
+                hint="PostgreSQL cannot reorder an enum; restore the order in the schema",
+            )
+        for position, label in enumerate(enum.labels):
+            if label not in existing.labels:
+                following = next(
+                    (x for x in enum.labels[position + 1 :] if x in existing.labels), None
+                )
+                yield c.AddEnumLabel(server=server, enum=enum, label=label, before=following)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+    leaves = _by_parent(desired.tables.values())
+    live_leaves = _by_parent(live.tables.values())
+    creating = {
+        name
+        for name, table in desired.tables.items()
+        if table.parent is None and _replaceable(live, live.tables.get(name), table, live_leaves)
+    }
+    created: set[str] = set()
+    added: list[c.Change] = []
+    for name, table in desired.tables.items():
+        if table.parent is not None:
+            continue
+        managed = desired.managed["table", name]
+        existing = live.tables.get(name)
+        if name in creating:
+            if existing is not None:
+                yield c.DropTable(
+                    server=server,
+                    table=existing,
+                    shard=managed.shard,
+                    populated=False,
+                    why=c.Why.REPLACED,
+                )
+            # A parent that is created earlier in this plan is nobody's yet: its foreign keys can
+            # be part of the creation. Locking a live parent is a step of its own.
+            now = tuple(
+                fk
+                for fk in table.foreign_keys
+                if fk.ref_table in created or fk.ref_table == name
+            )
+            yield c.CreateTable(
+                server=server,
+                table=table,
+                shard=managed.shard,
+                managed=managed,
+                foreign_keys=now,
+                weaker=table.kind is Relkind.PARTITIONED,
+            )
+            created.add(name)
+            added += [
+                c.AddForeignKey(
+                    server=server, table=table, shard=managed.shard, foreign_key=fk, fresh=True
+                )
+                for fk in table.foreign_keys
+                if fk not in now
+            ]
+            for leaf in leaves.get(name, ()):
+                yield c.CreatePartition(
+                    server=server, table=leaf, shard=managed.shard, parent=table
+                )
+            continue
+        assert existing is not None
+        if ("table", name) not in live.managed:
+            if managed.shard and not _looks_ours(existing):
+                raise SchemaError(
+                    f'table "{name}" exists on server "{server}" and is not managed by '
+                    "parlant-shard",
+                    code="PS222",
+                    hint="rename or drop that table, or choose another shard name",
+                )
+            if not managed.shard:
+                continue  # an existing reference or host table is its owner's business
+            yield c.RegisterTable(
+                server=server, table=table, shard=managed.shard, managed=managed
+            )
+        yield from _table(
+            server,
+            existing,
+            table,
+            managed,
+            live,
+            leaves.get(name, ()),
+            live_leaves.get(name, ()),
+        )
+    yield from added
+    yield from _dropped(server, live, desired, live_leaves)
+
+
+def _by_parent(tables: Iterable[Table]) -> dict[str, list[Table]]:
+    found: dict[str, list[Table]] = {}
+    for table in tables:
+        if table.parent is not None:
+            found.setdefault(table.parent, []).append(table)
+    return found
+
+
+def _replaceable(
+    live: Catalog, existing: Table | None, table: Table, live_leaves: Mapping[str, list[Table]]
+) -> bool:
+    """Whether the table is to be created: it is missing, or of another kind, ours and empty."""
+    if existing is None:
+        if table.name in live.other_relations or table.name in live.views:
+            raise SchemaError(
+                f'the name "{table.name}" is taken by something that is no table',
+                code="PS222",
+                hint="rename it, or choose another shard name",
+            )
+        return True
+    same = existing.kind is table.kind and existing.partition_by == table.partition_by
+    moved = existing.foreign and table.foreign and existing.foreign.server != table.foreign.server
+    if (same and not moved) or ("table", table.name) not in live.managed:
+        return False
+    if existing.kind is Relkind.FOREIGN:
+        return True
+    if _populated(existing, live_leaves) and table.kind is Relkind.FOREIGN:
+        raise SchemaError(
+            f'table "{table.name}" still has rows here, but the topology puts its shard on another '
+            "server",
+            code="PS225",
+            hint="put the shard back on its server, add a new shard on the other server and move "
+            "the workspaces there one by one",
+        )
+    if _populated(existing, live_leaves):
+        was = f'partitioned by "{existing.partition_by}"' if existing.partition_by else "not partitioned"
+        raise SchemaError(
+            f'table "{table.name}" has rows and is {was}: its partitioning cannot be changed in '
+            "place",
+            code="PS223",
+            hint="restore the topology's `partition:` for this table; a shard with the new layout "
+            "can be filled by moving its workspaces there",
+        )
+    return True
+
+
+def _populated(table: Table, live_leaves: Mapping[str, list[Table]]) -> bool:
+    return table.populated or any(leaf.populated for leaf in live_leaves.get(table.name, ()))
+
+
+def _looks_ours(table: Table) -> bool:
+    """Whether a table that lost its registration has our CHECK: a restored dump, for example."""
+    return any(check.name.endswith("_workspace_check") for check in table.checks)
+
+
+def _dropped(
+    server: str, live: Catalog, desired: Catalog, live_leaves: Mapping[str, list[Table]]
+) -> Iterator[c.Change]:
+    gone = {
+        m.name: m
+        for (kind, name), m in live.managed.items()
+        if kind == "table" and ("table", name) not in desired.managed and name in live.tables
+    }
+    # Referencing tables first. What remains of a cycle loses its foreign keys beforehand.
+    waiting = dict(sorted(gone.items()))
+    while waiting:
+        free = [
+            name
+            for name in waiting
+            if not any(
+                fk.ref_table == name
+                for other in waiting
+                if other != name
+                for fk in live.tables[other].foreign_keys
+            )
+        ] or list(waiting)[:1]
+        for name in free:
+            managed = waiting.pop(name)
+            yield c.DropTable(
+                server=server,
+                table=live.tables[name],
+                shard=managed.shard,
+                populated=_populated(live.tables[name], live_leaves),
+                why=c.Why.REMOVED,
+                foreign_keys=tuple(
+                    fk for fk in live.tables[name].foreign_keys if fk.ref_table in waiting
+                ),
+            )
+
+
+def _table(
+    server: str,
+    live: Table,
+    table: Table,
+    managed: Managed,
+    catalog: Catalog,
+    leaves: Iterable[Table],
+    live_leaves: Iterable[Table],
+) -> Iterator[c.Change]:
+    """Compare one table of ours. `leaves` are the desired partitions, `live_leaves` the existing."""
+    leaves, live_leaves = tuple(leaves), tuple(live_leaves)
+    on = {"server": server, "table": table, "shard": managed.shard}
+    pending = [leaf for leaf in live_leaves if leaf.detach_pending]
+    for leaf in pending:
+        # First of all: PostgreSQL 18 refuses to finalise once the parent was altered.
+        yield c.FinalizeDetach(server=server, table=leaf, shard=managed.shard)
+    existing = tuple(leaf for leaf in live_leaves if not leaf.detach_pending)
+    yield from _columns(on, live, table, catalog, existing)
+    yield from _checks(on, live, table, existing)
+    yield from _keys(on, live, table)
+    yield from _foreign_keys(on, live, table, existing)
+    yield from _indexes(on, live, table, leaves, existing)
+    yield from _triggers_and_policies(on, live, table)
+    yield from _properties(on, live, table)
+    by_name = {leaf.name: leaf for leaf in existing}
+    for leaf in leaves:
+        if leaf.name in by_name:
+            yield from _leaf(server, managed.shard, by_name[leaf.name], leaf)
+        else:
+            yield c.CreatePartition(server=server, table=leaf, shard=managed.shard, parent=table)
+
+
+def _columns(
+    on: dict[str, object], live: Table, table: Table, catalog: Catalog, leaves: tuple[Table, ...]
+) -> Iterator[c.Change]:
+    add = partial(c.AddColumn, **on)  # type: ignore[arg-type]  # the same three keywords everywhere
+    viewed = any(table.name in view.sources for view in catalog.views.values())
+    existing = {column.name: column for column in live.columns}
+    for column in table.columns:
+        old = existing.pop(column.name, None)
+        if old is None:
+            yield add(column=column, leaves=leaves)
+            # The comment travels with the creation of the column.
+        elif old != column:
+            yield from _altered(on, old, column, leaves, viewed)
+    for old in existing.values():
+        yield c.DropColumn(**on, column=old)  # type: ignore[arg-type]
+
+
+def _altered(
+    on: dict[str, object], old: Column, new: Column, leaves: tuple[Table, ...], viewed: bool
+) -> Iterator[c.Change]:
+    table = on["table"]
+    assert isinstance(table, Table)
+    if old.generated != new.generated or (new.generated and old.default != new.default):
+        raise SchemaError(
+            f'column "{table.name}.{new.name}": the generation expression cannot be changed in '
+            "place",
+            code="PS224",
+            hint="add a column of another name with the new expression, then drop this one",
+        )
+    yield c.AlterColumn(**on, old=old, new=new, leaves=leaves, viewed=viewed)  # type: ignore[arg-type]
+
+
+def _checks(
+    on: dict[str, object], live: Table, table: Table, leaves: tuple[Table, ...]
+) -> Iterator[c.Change]:
+    existing = {check.name: check for check in live.checks}
+    foreign = table.kind is Relkind.FOREIGN
+    for check in table.checks:
+        old = existing.pop(check.name, None)
+        begun = existing.pop(temporary(check.name), None)
+        if old is not None and old.definition == check.definition:
+            if begun is not None:
+                yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            if not old.valid and not foreign:
+                yield from _validate_check(on, old, leaves)
+            continue
+        if begun is not None and begun.definition != check.definition:
+            yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            begun = None
+        if old is None and begun is None:
+            yield c.AddCheck(**on, check=check, leaves=leaves)  # type: ignore[arg-type]
+        else:
+            yield c.SwapCheck(
+                **on,  # type: ignore[arg-type]
+                old=old or check,
+                new=check,
+                begun=begun,
+                narrows=old is not None and narrows(old, check),
+                leaves=leaves,
+            )
+    for old in existing.values():
+        if not old.inherited:
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+
+
+def _validate_check(
+    on: dict[str, object], check: Check, leaves: tuple[Table, ...]
+) -> Iterator[c.Change]:
+    for leaf in leaves:
+        if any(x.name == check.name and not x.valid for x in leaf.checks):
+            yield c.ValidateConstraint(**{**on, "table": leaf}, name=check.name)  # type: ignore[arg-type]
+    yield c.ValidateConstraint(**on, name=check.name)  # type: ignore[arg-type]
+
+
+def narrows(old: Check, new: Check) -> bool:
+    """Whether the new list of workspaces lacks one of the old (any change of buckets may)."""
+    if "bucket(" in old.definition or "bucket(" in new.definition:
+        return True
+    return bool(listed(old) - listed(new))
+
+
+def listed(check: Check) -> frozenset[str]:
+    """The workspaces of a list CHECK of ours."""
+    found: set[str] = set()
+    for literal in re.findall(r"'(\{(?:[^']|'')*\})'", check.definition):
+        found.update(_array(literal.replace("''", "'")))
+    return frozenset(found)
+
+
+def _array(text: str) -> list[str]:
+    items = re.findall(r'"((?:[^"\\]|\\.)*)"|([^,{}]+)', text[1:-1])
+    return [re.sub(r"\\(.)", r"\1", quoted) if not plain else plain for quoted, plain in items]
+
+
+def _keys(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
+    existing = {key.name: key for key in live.keys}
+    for key in table.keys:
+        old = existing.pop(key.name, None)
+        if old is not None and old.definition == key.definition:
+            continue
+        if old is not None:
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)  # type: ignore[arg-type]
+        yield c.AddKey(**on, key=key, index=_index_named(live, key.name))  # type: ignore[arg-type]
+    for old in existing.values():
+        if not old.inherited:
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+
+
+def _foreign_keys(
+    on: dict[str, object], live: Table, table: Table, leaves: tuple[Table, ...]
+) -> Iterator[c.Change]:
+    existing = {fk.name: fk for fk in live.foreign_keys}
+    for fk in table.foreign_keys:
+        old = existing.pop(fk.name, None)
+        if old is not None and replace(old, valid=True, inherited=False) == fk:
+            if not old.valid:
+                yield c.ValidateConstraint(**on, name=fk.name)  # type: ignore[arg-type]
+            continue
+        if old is not None:
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)  # type: ignore[arg-type]
+        yield c.AddForeignKey(**on, foreign_key=fk, leaves=leaves)  # type: ignore[arg-type]
+    for old in existing.values():
+        if not old.inherited:
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+
+
+def _index_named(table: Table, name: str) -> Index | None:
+    return next((i for i in table.indexes if i.name == name), None)
+
+
+def same_index(live: Index, desired: Index) -> bool:
+    """Whether a live index does what is desired; a rolling one may reach further back."""
+    if live.unique != desired.unique:
+        return False
+    if live.definition == desired.definition:
+        return True
+    if desired.window is None:
+        return False
+    old, new = _ROLLING.search(live.definition), _ROLLING.search(desired.definition)
+    if old is None or new is None:
+        return False
+    masked = _ROLLING.sub("", live.definition), _ROLLING.sub("", desired.definition)
+    return masked[0] == masked[1] and old[1] <= new[1]
+
+
+def _indexes(
+    on: dict[str, object],
+    live: Table,
+    table: Table,
+    leaves: tuple[Table, ...],
+    live_leaves: tuple[Table, ...],
+) -> Iterator[c.Change]:
+    existing = {index.name: index for index in live.indexes}
+    partitioned = table.kind is Relkind.PARTITIONED
+    for key in table.keys:
+        existing.pop(key.name, None)  # `_keys` takes the leftover of a key further
+    for index in table.indexes:
+        old = existing.pop(index.name, None)
+        begun = existing.pop(temporary(index.name), None)
+        if old is not None and same_index(old, index):
+            if begun is not None:
+                yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            if partitioned:
+                yield from _partitioned_index(on, old, index, leaves, live_leaves)
+            elif not old.valid:
+                yield c.DropIndex(**on, index=old, why=c.Why.REBUILT)  # type: ignore[arg-type]
+                yield c.CreateIndex(**on, index=index)  # type: ignore[arg-type]
+            if old.comment != index.comment:
+                yield c.CommentIndex(**on, index=index)  # type: ignore[arg-type]
+            continue
+        if old is None and begun is None:
+            yield c.CreateIndex(**on, index=index, leaves=live_leaves)  # type: ignore[arg-type]
+            continue
+        ready = begun is not None and same_index(begun, index) and begun.valid
+        if begun is not None and not ready:
+            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+        if not ready:
+            successor = replace(index, name=temporary(index.name))
+            yield c.CreateIndex(**on, index=successor, leaves=live_leaves)  # type: ignore[arg-type]
+        if old is not None:
+            yield c.DropIndex(**on, index=old, why=c.Why.REPLACED)  # type: ignore[arg-type]
+        yield c.RenameIndex(**on, old=temporary(index.name), new=index.name)  # type: ignore[arg-type]
+    for old in existing.values():
+        if old.parent is not None:
+            continue
+        leftover = not old.valid or _LEFTOVER.search(old.name)
+        why = c.Why.LEFTOVER if leftover else c.Why.REMOVED
+        yield c.DropIndex(**on, index=old, why=why)  # type: ignore[arg-type]
+
+
+def _partitioned_index(
+    on: dict[str, object],
+    old: Index,
+    index: Index,
+    leaves: tuple[Table, ...],
+    live_leaves: tuple[Table, ...],
+) -> Iterator[c.Change]:
+    """Every existing partition has a valid, attached index, and the parent's is valid."""
+    lacking = []
+    for leaf in live_leaves:
+        attached = next((i for i in leaf.indexes if i.parent == index.name), None)
+        if attached is None:
+            lacking.append(leaf)
+        elif not attached.valid:
+            yield c.ReindexAttached(**{**on, "table": leaf}, index=attached)  # type: ignore[arg-type]
+    if lacking:
+        yield c.CreateIndex(**on, index=index, exists=True, leaves=tuple(lacking))  # type: ignore[arg-type]
+    elif not old.valid and all(
+        any(i.parent == index.name and i.valid for i in leaf.indexes) for leaf in live_leaves
+    ):
+        # All partitions are fine, the parent is not: attaching one of them again validates it.
+        yield c.CreateIndex(**on, index=index, exists=True, leaves=live_leaves[:1])  # type: ignore[arg-type]
+
+
+def _leaf(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.Change]:
+    """Compare what a partition has by itself; the rest it inherits."""
+    on: dict[str, object] = {"server": server, "table": leaf, "shard": shard}
+    definitions = {key.definition for key in live.keys}
+    for key in leaf.keys:
+        if key.definition not in definitions:
+            yield c.AddKey(**on, key=key, index=_index_named(live, key.name))  # type: ignore[arg-type]
+    spare = {i.name: i for i in live.indexes if i.parent is None}
+    for key in leaf.keys:
+        spare.pop(key.name, None)
+    for index in leaf.indexes:
+        if index.parent is not None:
+            spare.pop(index.name, None)  # built, not yet attached: the parent's change attaches it
+            continue
+        match = next((i for i in spare.values() if same_index(i, index)), None)
+        if match is None:
+            yield c.CreateIndex(**on, index=index)  # type: ignore[arg-type]
+            continue
+        spare.pop(match.name)
+        if not match.valid:
+            yield c.DropIndex(**on, index=match, why=c.Why.REBUILT)  # type: ignore[arg-type]
+            yield c.CreateIndex(**on, index=replace(index, name=match.name))  # type: ignore[arg-type]
+    for old in spare.values():
+        if not old.valid or _LEFTOVER.search(old.name):
+            yield c.DropIndex(**on, index=old, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+        # A valid one may belong to a window that has passed: `maintain` retires it.
+    yield from _properties(on, live, leaf)
+
+
+def _triggers_and_policies(
+    on: dict[str, object], live: Table, table: Table
+) -> Iterator[c.Change]:
+    triggers = {t.name: t for t in live.triggers}
+    for trigger in table.triggers:
+        old = triggers.pop(trigger.name, None)
+        if old != trigger:
+            yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)  # type: ignore[arg-type]
+    for name, trigger in triggers.items():
+        if not name.startswith("parlant_shard_"):
+            yield c.DropTrigger(**on, trigger=trigger)  # type: ignore[arg-type]
+    policies = {p.name: p for p in live.policies}
+    for policy in table.policies:
+        old_policy = policies.pop(policy.name, None)
+        if old_policy != policy:
+            yield c.SetPolicy(**on, policy=policy, exists=old_policy is not None)  # type: ignore[arg-type]
+    for name, policy in policies.items():
+        if not name.startswith("parlant_shard_"):
+            yield c.DropPolicy(**on, policy=policy)  # type: ignore[arg-type]
+
+
+def _properties(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
+    # Privileges that the schema does not name stay: applications are granted theirs by hand.
+    missing = tuple(g for g in table.grants if g not in live.grants)
+    if missing:
+        yield c.AddGrants(**on, grants=missing)  # type: ignore[arg-type]
+    for aspect, differs in (
+        (c.Aspect.COMMENT, live.comment != table.comment),
+        (c.Aspect.OPTIONS, live.options != table.options),
+        (c.Aspect.REPLICA_IDENTITY, live.replica_identity != table.replica_identity),
+        (
+            c.Aspect.ROW_SECURITY,
+            (live.row_security, live.force_row_security)
+            != (table.row_security, table.force_row_security),
+        ),
+        (c.Aspect.FOREIGN_OPTIONS, live.foreign != table.foreign),
+    ):
+        if differs:
+            yield c.AlterTable(**on, aspect=aspect, live=live)  # type: ignore[arg-type]
+
+
+# --- federation, replication, placement -----------------------------------------------------------
+
+
+def _federation(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+    for name, wanted in sorted(desired.foreign_servers.items()):
+        existing = live.foreign_servers.get(name)
+        if existing != wanted:
+            yield c.SetForeignServer(server=server, foreign_server=wanted, live=existing)
+    for pair, mapping in sorted(desired.user_mappings.items()):
+        old = live.user_mappings.get(pair)
+        # A role that may not read the options sees an empty user: then there is nothing to compare.
+        if old is None or (old.user and old != mapping):
+            yield c.SetUserMapping(server=server, mapping=mapping, live=old)
+    for name, gone in sorted(live.foreign_servers.items()):
+        if name not in desired.foreign_servers and any(
+            t.foreign and t.foreign.server == name and ("table", t.name) in live.managed
+            for t in live.tables.values()
+        ):
+            yield c.DropForeignServer(server=server, foreign_server=gone)
+
+
+def _blocked_by_views(tables: Iterable[c.Change]) -> frozenset[str]:
+    """Tables that cannot change while a view reads them: retyped columns, and replaced tables."""
+    return frozenset(
+        change.table.name
+        for change in tables
+        if (isinstance(change, c.DropTable) and change.why is c.Why.REPLACED)
+        or (isinstance(change, c.AlterColumn) and change.old.type != change.new.type)
+    )
+
+
+def _views(
+    server: str, live: Catalog, desired: Catalog, blocked: frozenset[str]
+) -> Iterator[c.Change]:
+    for name, view in desired.views.items():
+        managed = desired.managed["view", name]
+        old = live.views.get(name)
+        if old is not None and blocked.intersection(old.sources):
+            yield c.DropView(server=server, view=old, why=c.Why.REBUILT)
+            yield c.CreateView(server=server, view=view, managed=managed)
+            continue
+        if old is None:
+            if name in live.tables or name in live.other_relations:
+                raise SchemaError(
+                    f'the name "{name}" of a federated view is taken on server "{server}"',
+                    code="PS222",
+                    hint="rename what has it",
+                )
+            yield c.CreateView(server=server, view=view, managed=managed)
+            continue
+        if ("view", name) not in live.managed and old.text is not None:
+            raise SchemaError(
+                f'view "{name}" exists on server "{server}" and is not managed by parlant-shard',
+                code="PS222",
+                hint="rename or drop that view",
+            )
+        if _same_view(old, view):
+            continue
+        appends = (
+            view.columns[: len(old.columns)] == old.columns
+            and view.types[: len(old.types)] == old.types
+        )
+        yield c.CreateView(
+            server=server, view=view, managed=managed, exists=True, swap=not appends
+        )
+    for (kind, name), _ in sorted(live.managed.items()):
+        if kind == "view" and name not in desired.views and name in live.views:
+            yield c.DropView(server=server, view=live.views[name], why=c.Why.REMOVED)
+
+
+def _same_view(live: View, view: View) -> bool:
+    return (
+        live.columns == view.columns
+        and live.types == view.types
+        and live.sources == view.sources
+        and live.security_invoker == view.security_invoker
+        and set(view.grants) <= set(live.grants)
+    )
+
+
+def _replication(
+    server: str, live: Catalog, desired: Catalog, context: Context
+) -> Iterator[c.Change]:
+    for name, publication in sorted(desired.publications.items()):
+        existing = live.publications.get(name)
+        if existing != publication:
+            yield c.SetPublication(
+                server=server, publication=publication, exists=existing is not None
+            )
+    for slot in sorted(desired.slots - live.slots):
+        yield c.CreateSlot(server=server, name=slot)
+    for name, subscription in sorted(desired.subscriptions.items()):
+        old = live.subscriptions.get(name)
+        if old is None:
+            yield c.CreateSubscription(
+                server=server, subscription=subscription, publisher=context.coordinator
+            )
+            yield c.AwaitSubscription(server=server, subscription=subscription)
+            continue
+        if old.peer is not None and (old.peer, old.password) != (
+            subscription.peer,
+            subscription.password,
+        ):
+            yield c.ReconnectSubscription(
+                server=server, subscription=subscription, publisher=context.coordinator
+            )
+        if set(old.tables) != set(subscription.tables):
+            yield c.RefreshSubscription(server=server, subscription=subscription)
+            yield c.AwaitSubscription(server=server, subscription=subscription)
+        elif not old.synced:
+            yield c.AwaitSubscription(server=server, subscription=subscription)
+    for name, gone in sorted(live.subscriptions.items()):
+        if name not in desired.subscriptions and gone.publication == context.publication:
+            yield c.DropSubscription(server=server, subscription=gone)
+    for slot in sorted((live.slots & context.slots) - desired.slots):
+        yield c.DropSlot(server=server, name=slot)
+    unused = live.publications.get(context.publication)
+    if unused is not None and context.publication not in desired.publications:
+        yield c.DropPublication(server=server, publication=unused)
+
+
+def _placement(
+    server: str, live: Catalog, desired: Catalog, coordinator: str
+) -> Iterator[c.Change]:
+    for found, wanted, kind in (
+        (live.placements, desired.placements, c.SetPlacements),
+        (live.directory, desired.directory, c.SetDirectory),
+    ):
+        kept = {p.workspace for p in wanted}
+        upsert = tuple(sorted(wanted - found))
+        delete = tuple(sorted(p for p in found if p.workspace not in kept))
+        if kind is c.SetPlacements:
+            if upsert or delete:
+                yield c.SetPlacements(server=server, upsert=upsert, delete=delete)
+            continue
+        shards_changed = dict(live.shards) != dict(desired.shards)
+        if server == coordinator and (upsert or delete or shards_changed):
+            yield c.SetDirectory(
+                server=server,
+                upsert=upsert,
+                delete=delete,
+                shards=tuple(sorted(desired.shards.items())),
+                shards_changed=shards_changed,
+            )

@@ -1,0 +1,493 @@
+"""Read a live database (or the scratch one) into a `Catalog` and `Facts`.
+
+One REPEATABLE READ transaction per server, so that the parts agree with each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, cast
+
+from psycopg.conninfo import conninfo_to_dict
+
+from parlant_shard import db
+from parlant_shard.catalog import (
+    Bound,
+    Catalog,
+    Check,
+    Column,
+    EnumType,
+    Facts,
+    Foreign,
+    ForeignKey,
+    ForeignServer,
+    Function,
+    Grant,
+    Index,
+    Key,
+    Managed,
+    Placement,
+    Policy,
+    Publication,
+    Relkind,
+    Subscription,
+    Table,
+    Trigger,
+    UserMapping,
+    View,
+)
+from parlant_shard.errors import ServerError
+from parlant_shard.sqlfiles import queries
+
+Row = dict[str, Any]
+
+OURS = "parlant_shard_"  # what our foreign servers, publications, subscriptions and slots start with
+
+_IDENTIFIER = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)'
+_BRANCH = re.compile(
+    rf"^SELECT\s+(?P<columns>.+?)\s+FROM\s+(?P<table>{_IDENTIFIER}\.{_IDENTIFIER})$", re.S
+)
+_ITEM = re.compile(
+    rf"^(?:{_IDENTIFIER}\.)?(?P<name>{_IDENTIFIER})(?:\s+AS\s+(?P<alias>{_IDENTIFIER}))?$"
+)
+_BOUND = re.compile(r"^FOR VALUES FROM \((MINVALUE|'[^']*')\) TO \((MAXVALUE|'[^']*')\)$")
+_RANGE_KEY = re.compile(rf"^RANGE \((?P<column>{_IDENTIFIER})\)$")
+
+
+def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
+    """Ask who we are and what the server is."""
+    row = _one(connection, "facts", namespace=namespace)
+    settings = {**row["settings"], "TimeZone": row["timezone"]}
+    can = {
+        name
+        for name, allowed in (
+            ("create-database", row["create_database"]),
+            ("create-role", row["create_role"]),
+            ("create-schema", row["create_schema"]),
+            ("create-in-namespace", row["create_in_namespace"]),
+            ("replication", row["replication"]),
+            ("subscribe", row["create_subscription"]),
+            ("fdw", row["use_fdw"]),
+        )
+        if allowed or row["superuser"]
+    }
+    if row["namespace_exists"]:
+        can.add("namespace")
+    info = connection.info
+    return Facts(
+        server=server,
+        version_num=row["version_num"],
+        database=row["database"],
+        host=info.host,
+        port=str(info.port),
+        user=row["user"],
+        password=info.password or None,
+        now=row["now"],
+        settings=settings,
+        superuser=row["superuser"],
+        roles=frozenset(row["roles"]),
+        can=frozenset(can),
+        extensions_available=frozenset(row["extensions_available"] or ()),
+        in_recovery=row["in_recovery"],
+    )
+
+
+def introspect(connection: db.Connection, *, namespace: str, topology: str = "") -> Catalog:
+    """Read everything of `namespace` and our own rows that belong to `topology`."""
+    if connection.info.server_version < 150000:
+        raise ServerError(
+            f"PostgreSQL {connection.info.server_version // 10000} is too old: 15 is the oldest "
+            "supported",
+            code="PS406",
+            hint="security_invoker views and ON DELETE SET NULL (column) came with 15",
+        )
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return _read(connection, namespace, topology)
+
+
+def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
+    relations = _all(connection, "relations", namespace=namespace)
+    columns = _grouped(connection, "columns", "oid", namespace)
+    constraints = _grouped(connection, "constraints", "rel", namespace)
+    indexes = _grouped(connection, "indexes", "rel", namespace)
+    triggers = _grouped(connection, "triggers", "rel", namespace)
+    policies = _grouped(connection, "policies", "rel", namespace)
+    grants = _grouped(connection, "grants", "rel", namespace)
+    identity_keys = {
+        r["rel"]: r["name"] for r in _all(connection, "replica_identity_keys", namespace=namespace)
+    }
+
+    tables: dict[str, Table] = {}
+    views: dict[str, View] = {}
+    others: set[str] = set()
+    unsupported: list[str] = []
+    for relation in relations:
+        oid, name, kind = relation["oid"], relation["name"], relation["kind"]
+        if relation["of_extension"] or kind in {"m", "S", "c"}:
+            others.add(name)
+            if kind == "m":
+                unsupported.append(f"materialized view '{name}'")
+            continue
+        if kind == "v":
+            views[name] = _view(relation, columns[oid], grants[oid], namespace)
+            continue
+        tables[name] = _table(
+            relation,
+            columns[oid],
+            constraints[oid],
+            indexes[oid],
+            triggers[oid],
+            policies[oid],
+            grants[oid],
+            identity_keys.get(oid),
+            namespace,
+        )
+        if relation["parent"] is not None and not relation["is_partition"]:
+            unsupported.append(f"table inheritance of '{name}'")
+    for row in _all(connection, "other_types", namespace=namespace):
+        what = "domain" if row["type"] == "d" else "composite type"
+        unsupported.append(f"{what} '{row['name']}'")
+
+    internal = _internal(connection, topology)
+    return Catalog(
+        extensions=frozenset(r["name"] for r in _all(connection, "extensions")),
+        enums={
+            r["name"]: EnumType(name=r["name"], labels=tuple(r["labels"]))
+            for r in _all(connection, "enums", namespace=namespace)
+        },
+        functions={
+            r["signature"]: Function(signature=r["signature"], definition=r["definition"])
+            for r in _all(connection, "functions", namespace=namespace)
+        },
+        tables=tables,
+        views=views,
+        foreign_servers={
+            r["name"]: ForeignServer(name=r["name"], options=_options(r["options"]))
+            for r in _all(connection, "foreign_servers")
+            if r["name"].startswith(OURS)
+        },
+        user_mappings={
+            (m.server, m.role): m
+            for m in map(_mapping, _all(connection, "user_mappings"))
+            if m.server.startswith(OURS)
+        },
+        publications=_publications(connection, namespace),
+        subscriptions=_subscriptions(connection),
+        slots=frozenset(r["name"] for r in _all(connection, "slots") if r["name"].startswith(OURS)),
+        other_relations=frozenset(others) | internal.pop("of_other_topologies", frozenset()),
+        unsupported=tuple(unsupported),
+        **internal,
+    )
+
+
+def _table(
+    relation: Row,
+    columns: list[Row],
+    constraints: list[Row],
+    indexes: list[Row],
+    triggers: list[Row],
+    policies: list[Row],
+    grants: list[Row],
+    identity_key: str | None,
+    namespace: str,
+) -> Table:
+    by_number = {c["num"]: c["name"] for c in columns}
+    identity = relation["replica_identity"]
+    if identity == "i":
+        owned = next((i["name"] for i in indexes if i["replica_identity"]), identity_key)
+        identity = f"i:{owned}"
+    control = None
+    if relation["partition_key"]:
+        match = _RANGE_KEY.match(relation["partition_key"])
+        # Any other strategy is not ours; the text keeps it distinguishable.
+        control = unquote(match["column"]) if match else relation["partition_key"]
+    is_partition = relation["is_partition"]
+    return Table(
+        name=relation["name"],
+        kind=Relkind(relation["kind"]),
+        columns=tuple(_column(c) for c in columns),
+        keys=tuple(
+            Key(
+                name=c["name"],
+                primary=c["type"] == "p",
+                columns=tuple(by_number[k] for k in c["key"] or () if k),
+                definition=c["definition"],
+                valid=c["index_valid"] is not False,
+                inherited=c["inherited"],
+            )
+            for c in constraints
+            if c["type"] in "pux"
+        ),
+        checks=tuple(
+            Check(
+                name=c["name"],
+                definition=c["definition"].removesuffix(" NOT VALID"),
+                valid=c["validated"],
+                inherited=c["inherited"],
+            )
+            for c in constraints
+            if c["type"] == "c"
+        ),
+        foreign_keys=tuple(
+            ForeignKey(
+                name=c["name"],
+                columns=tuple(by_number[k] for k in c["key"]),
+                ref_table=_outside(c["ref_schema"], c["ref_table"], namespace),
+                ref_columns=tuple(c["ref_columns"]),
+                on_delete=c["on_delete"],
+                on_update=c["on_update"],
+                match=c["match"],
+                set_columns=tuple(by_number[k] for k in c["set_key"] or ()),
+                deferrable=c["deferrable"],
+                initially_deferred=c["deferred"],
+                valid=c["validated"],
+                inherited=c["inherited"],
+            )
+            for c in constraints
+            if c["type"] == "f"
+        ),
+        indexes=tuple(
+            Index(
+                name=i["name"],
+                unique=i["unique"],
+                definition=i["definition"].split(i["marker"], 1)[1],
+                valid=i["valid"],
+                parent=i["parent"],
+                comment=i["comment"],
+            )
+            for i in indexes
+        ),
+        triggers=tuple(_trigger(t) for t in triggers),
+        policies=tuple(
+            Policy(
+                name=p["name"],
+                command=p["command"],
+                permissive=p["permissive"],
+                roles=tuple(p["roles"]),
+                using=p["using"],
+                check=p["check"],
+            )
+            for p in policies
+        ),
+        grants=tuple(
+            sorted(
+                Grant(role=g["role"], privilege=g["privilege"], grantable=g["grantable"])
+                for g in grants
+            )
+        ),
+        options=_options(relation["options"]),
+        comment=relation["comment"],
+        unlogged=relation["persistence"] == "u",
+        replica_identity=identity,
+        row_security=relation["row_security"],
+        force_row_security=relation["force_row_security"],
+        partition_by=control,
+        parent=_outside(relation["parent_schema"], relation["parent"], namespace)
+        if is_partition
+        else None,
+        bound=_bound(relation["bound"]) if is_partition else None,
+        foreign=Foreign(
+            server=relation["foreign_server"], options=_options(relation["foreign_options"])
+        )
+        if relation["foreign_server"]
+        else None,
+        detach_pending=bool(relation["detach_pending"]),
+        populated=bool(relation["populated"]),
+    )
+
+
+def _column(row: Row) -> Column:
+    return Column(
+        name=row["name"],
+        type=row["type"],
+        not_null=row["not_null"],
+        default=row["default"],
+        identity=row["identity"],
+        generated=row["generated"],
+        collation=row["collation"],
+        comment=row["comment"],
+    )
+
+
+def _trigger(row: Row) -> Trigger:
+    head, tail = row["definition"].split(row["marker"], 1)
+    return Trigger(name=row["name"], head=head, tail=tail, enabled=row["enabled"])
+
+
+def _bound(text: str | None) -> Bound | None:
+    """Read a bound that PostgreSQL deparsed in UTC; None for what is no time range."""
+    if text is None:
+        return None
+    if text == "DEFAULT":
+        return Bound(default=True)
+    match = _BOUND.match(text)
+    if match is None:
+        return None
+    try:
+        lower, upper = (
+            None
+            if side in {"MINVALUE", "MAXVALUE"}
+            else datetime.fromisoformat(side.strip("'")).replace(tzinfo=None)
+            for side in match.groups()
+        )
+    except ValueError:
+        return None
+    return Bound(lower=lower, upper=upper)
+
+
+def _view(relation: Row, columns: list[Row], grants: list[Row], namespace: str) -> View:
+    options = dict(_options(relation["options"]))
+    names = tuple(c["name"] for c in columns)
+    sources = branches(relation["view_text"], names, namespace)
+    return View(
+        name=relation["name"],
+        columns=names,
+        types=tuple(c["type"] for c in columns),
+        sources=sources or (),
+        security_invoker=options.get("security_invoker") in {"true", "on", "1", "yes"},
+        text=None if sources else relation["view_text"],
+        comment=relation["comment"],
+        grants=tuple(
+            sorted(
+                Grant(role=g["role"], privilege=g["privilege"], grantable=g["grantable"])
+                for g in grants
+            )
+        ),
+    )
+
+
+def branches(text: str, columns: tuple[str, ...], namespace: str) -> tuple[str, ...] | None:
+    """Read `SELECT … UNION ALL SELECT …` with nothing but bare branches over the same columns.
+
+    Returns the tables, or None where the view is anything else. Majors differ in whether they
+    qualify the columns of a branch, so the text itself cannot be compared.
+    """
+    found = []
+    for part in re.split(r"\bUNION ALL\b", text.strip().removesuffix(";")):
+        match = _BRANCH.match(part.strip().strip("()").strip())
+        if match is None:
+            return None
+        items = [_ITEM.match(item.strip()) for item in _split_items(match["columns"])]
+        if any(item is None for item in items):
+            return None
+        if tuple(unquote(cast(re.Match[str], i)["name"]) for i in items) != columns:
+            return None
+        schema, table = _split_qualified(match["table"])
+        if schema != namespace:
+            return None
+        found.append(table)
+    return tuple(found)
+
+
+def _split_items(text: str) -> list[str]:
+    return re.findall(r'(?:[^,"]|"(?:[^"]|"")*")+', text)
+
+
+def _split_qualified(text: str) -> tuple[str, str]:
+    schema, table = re.findall(_IDENTIFIER, text)
+    return unquote(schema), unquote(table)
+
+
+def unquote(identifier: str) -> str:
+    if identifier.startswith('"'):
+        return identifier[1:-1].replace('""', '"')
+    return identifier
+
+
+def _outside(schema: str | None, name: str | None, namespace: str) -> str:
+    """A relation's name, qualified where it is not in the namespace."""
+    return str(name) if schema == namespace else f"{schema}.{name}"
+
+
+def _mapping(row: Row) -> UserMapping:
+    options = dict(_options(row["options"]))
+    return UserMapping(
+        server=row["server"],
+        role=row["role"],
+        user=options.get("user", ""),
+        password=options.get("password"),
+    )
+
+
+def _publications(connection: db.Connection, namespace: str) -> dict[str, Publication]:
+    tables: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
+    for row in _all(connection, "publications", namespace=namespace):
+        if not row["name"].startswith(OURS):
+            continue
+        found = tables[row["name"]]
+        if row["table"] is not None:
+            found.append((row["table"], tuple(sorted(row["columns"]))))
+    return {
+        name: Publication(name=name, tables=tuple(sorted(found))) for name, found in tables.items()
+    }
+
+
+def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
+    rows = [r for r in _all(connection, "subscriptions") if r["name"].startswith(OURS)]
+    peers: dict[str, dict[str, Any]] = {}
+    if rows and all(r["readable"] for r in rows):
+        for row in _all(connection, "subscription_conninfo"):
+            peers[row["name"]] = conninfo_to_dict(row["conninfo"])
+    found = {}
+    for row in rows:
+        peer = peers.get(row["name"])
+        found[row["name"]] = Subscription(
+            name=row["name"],
+            slot=row["slot"] or "",
+            publication=row["publication"],
+            tables=tuple(row["tables"] or ()),
+            enabled=row["enabled"],
+            peer=None
+            if peer is None
+            else tuple(
+                (k, str(peer[k])) for k in ("host", "port", "dbname", "user") if peer.get(k)
+            ),
+            password=None if peer is None else cast("str | None", peer.get("password")),
+            synced=row["synced"],
+        )
+    return found
+
+
+def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
+    if not _one(connection, "internal_version")["present"]:
+        return {}
+    row = _one(connection, "internal_rows", topology=topology)
+
+    def placements(items: Iterable[list[str]] | None) -> frozenset[Placement]:
+        return frozenset(Placement(workspace=w, shard=s, state=t) for w, s, t in items or ())
+
+    return {
+        "internal_version": row["version"],
+        "managed": {
+            (k, n): Managed(kind=k, name=n, logical=logical, shard=s)
+            for k, n, logical, s in row["managed"] or ()
+        },
+        "placements": placements(row["placements"]),
+        "directory": placements(row["directory"]),
+        "shards": dict(sorted(row["shards"] or ())),
+        "of_other_topologies": frozenset(row["of_other_topologies"] or ()),
+    }
+
+
+def _options(items: list[str] | None) -> tuple[tuple[str, str], ...]:
+    pairs = (item.partition("=") for item in items or ())
+    return tuple(sorted((name, value) for name, _, value in pairs))
+
+
+def _all(connection: db.Connection, name: str, **params: Any) -> list[Row]:
+    return connection.execute(queries("introspect")[name], params if params else None).fetchall()
+
+
+def _one(connection: db.Connection, name: str, **params: Any) -> Row:
+    return _all(connection, name, **params)[0]
+
+
+def _grouped(connection: db.Connection, name: str, key: str, namespace: str) -> Mapping[int, list[Row]]:
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row in _all(connection, name, namespace=namespace):
+        groups[row[key]].append(row)
+    return groups

@@ -1,0 +1,118 @@
+"""Runs and steps, recorded in PostgreSQL where they happen.
+
+A run is a row on the coordinator. A step is a row on the server that it changed, committed in the
+step's own transaction where it has one: the row is there if and only if the work is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from parlant_shard.db import Connection
+from parlant_shard.plan import Plan, Step
+from parlant_shard.sqlfiles import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One apply, as `status` shows it. Times are those of the coordinator, with zone."""
+
+    run_id: UUID
+    command: str
+    state: str
+    steps: int
+    started_at: datetime
+    finished_at: datetime | None
+    actor: str
+    detail: str | None
+
+
+def exists(connection: Connection) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.to_regclass('parlant_shard.step') IS NOT NULL AS present"
+    ).fetchone()
+    return bool(row and row["present"])
+
+
+def start(connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str) -> None:
+    """Record a run; earlier ones of the topology that still say running are marked interrupted."""
+    with connection.transaction():
+        connection.execute(queries("journal")["interrupt_others"], {"topology": plan.topology})
+        connection.execute(
+            queries("journal")["start"],
+            {
+                "run_id": run_id,
+                "topology": plan.topology,
+                "command": command,
+                "fingerprint": fingerprint,
+                "sha256": plan.sha256,
+                "steps": len(plan.steps),
+                "step_ids": [s.id for s in plan.steps],
+            },
+        )
+
+
+def finish(connection: Connection, run_id: UUID, state: str, detail: str | None = None) -> None:
+    connection.execute(
+        queries("journal")["finish"], {"run_id": run_id, "state": state, "detail": detail}
+    )
+
+
+def interrupt_others(connection: Connection, topology: str) -> None:
+    """Mark runs as interrupted that still say running. Only the holder of the lock may."""
+    connection.execute(queries("journal")["interrupt_others"], {"topology": topology})
+
+
+def record(
+    connection: Connection, run_id: UUID, step: Step, *, started_at: datetime, attempts: int
+) -> None:
+    """Write the step's row, inside the caller's transaction if there is one."""
+    connection.execute(
+        queries("journal")["step"],
+        {
+            "run_id": run_id,
+            "step_id": step.id,
+            "title": step.title,
+            "started_at": started_at,
+            "attempts": attempts,
+        },
+    )
+
+
+def is_done(connection: Connection, run_id: UUID, step: Step) -> bool:
+    row = connection.execute(
+        queries("journal")["is_done"], {"run_id": run_id, "step_id": step.id}
+    ).fetchone()
+    return bool(row and row["done"])
+
+
+def unfinished(connection: Connection, topology: str, fingerprint: str) -> frozenset[str] | None:
+    """The step ids of the newest run that began with this fingerprint and did not end well."""
+    row = connection.execute(
+        queries("journal")["unfinished"], {"topology": topology, "fingerprint": fingerprint}
+    ).fetchone()
+    return None if row is None else frozenset(row["step_ids"])
+
+
+def last(connection: Connection, topology: str) -> Run | None:
+    row = connection.execute(queries("journal")["last"], {"topology": topology}).fetchone()
+    return None if row is None else _run(row)
+
+
+def history(connection: Connection, topology: str, limit: int = 50) -> list[Run]:
+    rows = connection.execute(
+        queries("journal")["history"], {"topology": topology, "limit": limit}
+    ).fetchall()
+    return [_run(row) for row in rows]
+
+
+def steps_done(connection: Connection, run_id: UUID) -> int:
+    row = connection.execute(queries("journal")["steps_of"], {"run_id": run_id}).fetchone()
+    return int(row["done"]) if row else 0
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(**row)

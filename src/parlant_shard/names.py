@@ -1,0 +1,53 @@
+"""Names of physical objects: a suffix per shard, within PostgreSQL's 63 bytes.
+
+PostgreSQL cuts a longer identifier and says so in a NOTICE only; two tables would become one. Names
+are therefore shortened here, with a hash of what was cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+MAX_BYTES = 63  # NAMEDATALEN - 1; a server can be built with another value, nobody ships one
+HASH_DIGITS = 8
+
+
+def byte_length(name: str) -> int:
+    """Return the length of a name as PostgreSQL counts it in a UTF-8 database."""
+    return len(name.encode())
+
+
+def suffixed(name: str, suffix: str) -> str:
+    """Return `name_suffix`, shortened to 63 bytes where it is longer.
+
+    A shortened name is the beginning of `name`, 8 hex digits of its SHA-256 and the whole suffix:
+    `parlant_agent_knowle_1f0c52aa_shard_1`. The same arguments give the same name on every machine.
+    Raises ValueError for an empty part and for a suffix that leaves no room for a name.
+    """
+    if not name or not suffix:
+        raise ValueError("a name and a suffix are needed")
+    whole = f"{name}_{suffix}"
+    if byte_length(whole) <= MAX_BYTES:
+        return whole
+    tail = f"_{sha256(name.encode()).hexdigest()[:HASH_DIGITS]}_{suffix}"
+    room = MAX_BYTES - byte_length(tail)
+    # errors="ignore" drops the bytes of a character that the cut went through
+    head = name.encode()[: max(room, 0)].decode(errors="ignore")
+    if not head:
+        raise ValueError(f'the suffix "{suffix}" leaves no room for a name')
+    return head + tail
+
+
+def check_collisions(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return each physical name that more than one thing has, with these things, sorted.
+
+    `names` maps a description that is unique (`table a on shard b`) to the physical name. An empty
+    answer means that every name is free.
+    """
+    owners: dict[str, list[str]] = {}
+    for owner, physical in names.items():
+        owners.setdefault(physical, []).append(owner)
+    return {
+        physical: tuple(sorted(found)) for physical, found in sorted(owners.items()) if found[1:]
+    }

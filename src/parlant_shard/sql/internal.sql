@@ -1,0 +1,77 @@
+-- name: create
+-- Version 1 of the schema that holds our state, the same on every server.
+CREATE SCHEMA parlant_shard;
+REVOKE ALL ON SCHEMA parlant_shard FROM PUBLIC;
+CREATE TABLE parlant_shard.meta (
+  version int NOT NULL,
+  singleton bool PRIMARY KEY DEFAULT true CHECK (singleton)
+);
+COMMENT ON TABLE parlant_shard.meta IS 'The version of this schema.';
+CREATE TABLE parlant_shard.object (
+  topology text NOT NULL,
+  kind text NOT NULL CHECK (kind IN ('table', 'view')),
+  name text NOT NULL,
+  logical text NOT NULL,
+  shard text NOT NULL DEFAULT '',
+  PRIMARY KEY (kind, name)
+);
+COMMENT ON TABLE parlant_shard.object IS 'What parlant-shard created in this database, and what for. Nothing else is ever dropped.';
+CREATE TABLE parlant_shard.shard (
+  topology text NOT NULL,
+  shard text NOT NULL,
+  server text NOT NULL,
+  PRIMARY KEY (topology, shard)
+);
+COMMENT ON TABLE parlant_shard.shard IS 'Coordinator: the server of every shard.';
+CREATE TABLE parlant_shard.directory (
+  topology text NOT NULL,
+  workspace_id text NOT NULL CHECK (workspace_id <> ''),
+  shard text NOT NULL,
+  state text NOT NULL DEFAULT 'active',
+  epoch bigint NOT NULL DEFAULT 1,
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (topology, workspace_id)
+);
+COMMENT ON TABLE parlant_shard.directory IS 'Coordinator: the shard of every workspace. Can be rebuilt from the placement rows.';
+CREATE TABLE parlant_shard.placement (
+  topology text NOT NULL,
+  workspace_id text NOT NULL CHECK (workspace_id <> ''),
+  shard text NOT NULL,
+  state text NOT NULL DEFAULT 'active',
+  epoch bigint NOT NULL DEFAULT 1,
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (topology, workspace_id)
+);
+COMMENT ON TABLE parlant_shard.placement IS 'The workspaces whose rows this server holds: the truth about placement.';
+CREATE TABLE parlant_shard.run (
+  run_id uuid PRIMARY KEY,
+  topology text NOT NULL,
+  command text NOT NULL,
+  state text NOT NULL CHECK (state IN ('running', 'done', 'failed', 'interrupted')),
+  fingerprint text NOT NULL,
+  topology_sha256 text NOT NULL,
+  steps int NOT NULL,
+  step_ids text[] NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz,
+  actor text NOT NULL DEFAULT session_user,
+  detail text
+);
+CREATE INDEX run_started_at_idx ON parlant_shard.run (topology, started_at DESC);
+COMMENT ON TABLE parlant_shard.run IS 'Coordinator: every apply, with its outcome.';
+CREATE TABLE parlant_shard.step (
+  run_id uuid NOT NULL,
+  step_id text NOT NULL,
+  title text NOT NULL,
+  started_at timestamptz NOT NULL,
+  finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  attempts int NOT NULL DEFAULT 1,
+  PRIMARY KEY (run_id, step_id)
+);
+COMMENT ON TABLE parlant_shard.step IS 'The steps done on this server; a transactional step commits together with its row.';
+CREATE FUNCTION parlant_shard.bucket(workspace text) RETURNS int
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+  AS $$ SELECT (pg_catalog.get_byte(h, 0) * 256 + pg_catalog.get_byte(h, 1)) % 4096
+          FROM pg_catalog.sha256(pg_catalog.convert_to(workspace, 'UTF8')) AS h $$;
+COMMENT ON FUNCTION parlant_shard.bucket(text) IS 'The hash bucket of a workspace: the first two bytes of sha256 over its UTF-8 bytes, modulo 4096.';
+INSERT INTO parlant_shard.meta (version) VALUES (1);

@@ -1,0 +1,40 @@
+-- name: start
+-- Record a run on the coordinator.
+INSERT INTO parlant_shard.run (run_id, topology, command, state, fingerprint, topology_sha256, steps, step_ids)
+VALUES (%(run_id)s, %(topology)s, %(command)s, 'running', %(fingerprint)s, %(sha256)s, %(steps)s, %(step_ids)s);
+
+-- name: interrupt_others
+-- We hold the lock, so a run that still says running has died.
+UPDATE parlant_shard.run SET state = 'interrupted', finished_at = clock_timestamp()
+ WHERE topology = %(topology)s AND state = 'running';
+
+-- name: finish
+UPDATE parlant_shard.run SET state = %(state)s, detail = %(detail)s, finished_at = clock_timestamp()
+ WHERE run_id = %(run_id)s;
+
+-- name: step
+-- In the transaction of a transactional step; right after any other.
+INSERT INTO parlant_shard.step (run_id, step_id, title, started_at, attempts)
+VALUES (%(run_id)s, %(step_id)s, %(title)s, %(started_at)s, %(attempts)s)
+ON CONFLICT (run_id, step_id) DO NOTHING;
+
+-- name: is_done
+SELECT EXISTS (SELECT FROM parlant_shard.step WHERE run_id = %(run_id)s AND step_id = %(step_id)s) AS done;
+
+-- name: unfinished
+-- The newest run of this plan, where it did not reach its end.
+SELECT run_id, state, step_ids FROM parlant_shard.run
+ WHERE topology = %(topology)s AND fingerprint = %(fingerprint)s AND state IN ('interrupted', 'failed', 'running')
+ ORDER BY started_at DESC LIMIT 1;
+
+-- name: last
+-- The newest run, whatever became of it.
+SELECT run_id, command, state, steps, started_at, finished_at, actor, detail FROM parlant_shard.run
+ WHERE topology = %(topology)s ORDER BY started_at DESC LIMIT 1;
+
+-- name: history
+SELECT run_id, command, state, steps, started_at, finished_at, actor, detail FROM parlant_shard.run
+ WHERE topology = %(topology)s ORDER BY started_at DESC LIMIT %(limit)s;
+
+-- name: steps_of
+SELECT count(*) AS done FROM parlant_shard.step WHERE run_id = %(run_id)s;

@@ -1,0 +1,54 @@
+"""The topology file: which workspace lives on which shard, and on which server that is."""
+
+from __future__ import annotations
+
+from parlant_shard.topology.codes import CODES, Code
+from parlant_shard.topology.interval import Interval, Unit
+from parlant_shard.topology.load import check_tables, load_topology, parse_topology
+from parlant_shard.topology.model import (
+    BUCKET_COUNT,
+    IndexColumn,
+    IndexOptions,
+    Isolation,
+    Partition,
+    Replica,
+    Rule,
+    SchemaSource,
+    Server,
+    Shard,
+    TableOptions,
+    Topology,
+    index_column,
+)
+from parlant_shard.topology.preset import Preset, PresetIndex, preset, presets
+from parlant_shard.topology.schema import json_schema
+from parlant_shard.topology.starter import STARTER
+
+__all__ = [
+    "BUCKET_COUNT",
+    "CODES",
+    "STARTER",
+    "Code",
+    "IndexColumn",
+    "IndexOptions",
+    "Interval",
+    "Isolation",
+    "Partition",
+    "Preset",
+    "PresetIndex",
+    "Replica",
+    "Rule",
+    "SchemaSource",
+    "Server",
+    "Shard",
+    "TableOptions",
+    "Topology",
+    "Unit",
+    "check_tables",
+    "index_column",
+    "json_schema",
+    "load_topology",
+    "parse_topology",
+    "preset",
+    "presets",
+]

@@ -1,0 +1,64 @@
+"""Fixtures that give tests real PostgreSQL; see servers.py for where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from servers import MAX_CLUSTERS, Clusters, provide
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker by which a test says what its servers must have."""
+    config.addinivalue_line(
+        "markers",
+        "needs(clusters=1, major=15, logical=False, superuser=False, extensions=()): "
+        "skip where the provider of the servers has less",
+    )
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    """Give up to three servers, each started when it is first asked for."""
+    clusters = provide()
+    yield clusters
+    clusters.close()
+
+
+@pytest.fixture(autouse=True)
+def _servers(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[None]:
+    """Skip a test whose needs are not met, and drop the databases that it created.
+
+    Set up before a test's other fixtures, so it ends after they closed their connections.
+    """
+    for marker in request.node.iter_markers("needs"):
+        clusters.need(**marker.kwargs)
+    yield
+    clusters.drop_databases()
+
+
+@pytest.fixture
+def database(clusters: Clusters) -> str:
+    """Give the conninfo of an empty database on cluster 0."""
+    return clusters.get(0).new_database()
+
+
+class MakeDatabases(Protocol):
+    """Create `n` empty databases, spread in turn over the first `clusters` clusters."""
+
+    def __call__(self, n: int, clusters: int | None = None) -> list[str]:
+        """Return their conninfos."""
+
+
+@pytest.fixture
+def make_databases(clusters: Clusters) -> MakeDatabases:
+    """Give a function `(n, clusters=n)` that creates databases and returns their conninfos."""
+    available = clusters
+
+    def make(n: int, clusters: int | None = None) -> list[str]:
+        over = min(n if clusters is None else clusters, MAX_CLUSTERS)
+        return [available.get(i % over).new_database(f"t{i}") for i in range(n)]
+
+    return make

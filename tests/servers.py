@@ -1,0 +1,425 @@
+"""Real PostgreSQL for tests, from one of three providers.
+
+PARLANT_SHARD_TEST_PROVIDER names it:
+
+- `embedded` (default): up to three servers that `parlant_shard.local` starts in a temporary
+  directory, anew for each process of pytest-xdist;
+- `dsn`: the servers of PARLANT_SHARD_TEST_DSN, one or several separated by white space (URLs) or
+  by lines (`host=... port=...`), used in turn; the role must be able to create databases;
+- `testcontainers`: one container each of PARLANT_SHARD_TEST_IMAGE, by default `postgres:15`.
+
+A test says what it needs beyond one server with `@pytest.mark.needs(...)` (the arguments of
+`Clusters.need`) and is skipped with a reason where the provider has less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from parlant_shard import ShardError, local
+
+MAX_CLUSTERS = 3
+_SCRATCH = "parlant-shard-tests-"
+
+
+class Cluster:
+    """One PostgreSQL server, and the databases that tests made on it."""
+
+    def __init__(self, admin_dsn: str, *, peer_address: tuple[str, int] | None = None) -> None:
+        self.admin_dsn = admin_dsn
+        self._peer_address = peer_address
+        self._databases: dict[str, bool] = {}  # name → kept until the session ends
+
+    @cached_property
+    def major(self) -> int:
+        """The major version of the server."""
+        return int(self.setting("server_version_num")) // 10_000
+
+    def setting(self, name: str) -> str:
+        """Return a setting of the server as text."""
+        with self.connect() as connection:
+            row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def connect(self, dbname: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+        """Open an autocommit connection of the administrator."""
+        options = {"dbname": dbname} if dbname else {}
+        return psycopg.connect(
+            make_conninfo(self.admin_dsn, connect_timeout=10, **options), autocommit=True
+        )
+
+    def new_database(self, prefix: str = "t", *, keep: bool = False) -> str:
+        """Create an empty database and return its conninfo.
+
+        It is dropped after the test that runs; with `keep`, when the session ends (for fixtures
+        of a wider scope).
+        """
+        name = f"{prefix}_{secrets.token_hex(5)}"
+        with self.connect() as connection:
+            # template0 takes no connections, so workers never wait for each other here.
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(
+                    sql.Identifier(name)
+                )
+            )
+            self._databases[name] = keep
+            if connection.info.parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
+                connection.execute(
+                    sql.SQL("ALTER DATABASE {} SET TimeZone = 'UTC'").format(sql.Identifier(name))
+                )
+        return make_conninfo(self.admin_dsn, dbname=name)
+
+    def peer_dsn(self, conninfo: str) -> str:
+        """Return the conninfo by which *another cluster* reaches a database of this one.
+
+        It is the same text except for containers whose own address this machine cannot reach.
+        """
+        if self._peer_address is None:
+            return conninfo
+        host, port = self._peer_address
+        return make_conninfo(conninfo, host=host, port=port)
+
+    def expired(self, *, everything: bool) -> list[str]:
+        """Return the databases to drop now."""
+        return [name for name, keep in self._databases.items() if everything or not keep]
+
+    def drop_subscriptions(self, name: str) -> set[str]:
+        """Drop the subscriptions in a database without asking their publishers; return the slots.
+
+        Terminates all connections to the database first: what a failed test left must not block.
+        """
+        slots: set[str] = set()
+        try:
+            connection = self.connect(name)
+        except psycopg.OperationalError:
+            return slots  # the test itself dropped it, or it takes no connections
+        with connection:
+            connection.execute("SET lock_timeout = '10s'; SET statement_timeout = '30s'")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> "
+                "pg_backend_pid() AND datname = current_database() "
+                "AND backend_type = 'client backend'"
+            )
+            found = connection.execute(
+                "SELECT subname, subslotname FROM pg_subscription JOIN pg_database d "
+                "ON d.oid = subdbid WHERE d.datname = current_database()"
+            ).fetchall()
+            for subscription, slot in found:
+                named = sql.Identifier(subscription)
+                for statement in (
+                    "ALTER SUBSCRIPTION {} DISABLE",
+                    "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+                    "DROP SUBSCRIPTION {}",
+                ):
+                    connection.execute(sql.SQL(statement).format(named))
+                if slot:
+                    slots.add(slot)
+        return slots
+
+    def drop_slots(self, databases: Sequence[str], slots: Iterable[str]) -> None:
+        """Drop the replication slots of databases and those with these names."""
+        with self.connect() as connection:
+            deadline = time.monotonic() + 20
+            while left := connection.execute(
+                "SELECT slot_name, active_pid FROM pg_replication_slots "
+                "WHERE database = ANY(%s) OR slot_name = ANY(%s)",
+                [list(databases), list(slots)],
+            ).fetchall():
+                for slot, pid in left:
+                    if pid is not None:
+                        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+                    # Its walsender may take a moment to go: tried again until the deadline.
+                    with contextlib.suppress(
+                        psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject
+                    ):
+                        connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"replication slots stay in use: {left}")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database whatever is connected to it."""
+        with self.connect() as connection:
+            for attempt in range(5):
+                try:
+                    connection.execute(
+                        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
+                            sql.Identifier(name)
+                        )
+                    )
+                    break
+                except psycopg.errors.ObjectInUse:
+                    if attempt == 4:
+                        raise
+                    time.sleep(0.2 * 2**attempt)  # a worker of a dropped subscription
+        self._databases.pop(name, None)
+
+
+class Clusters(ABC):
+    """The servers of a provider: `get(i)` starts the i-th one when it is first asked for."""
+
+    def __init__(self, distinct: int) -> None:
+        self.distinct = distinct
+        self._started: dict[int, Cluster] = {}
+
+    def get(self, index: int = 0) -> Cluster:
+        """Return a cluster; where the provider has fewer, several numbers mean the same one."""
+        if not 0 <= index < MAX_CLUSTERS:
+            raise IndexError(f"there are clusters 0 to {MAX_CLUSTERS - 1}, not {index}")
+        number = index % self.distinct
+        if number not in self._started:
+            self._started[number] = self._start(number)
+        return self._started[number]
+
+    def need(
+        self,
+        *,
+        clusters: int = 1,
+        major: int = 15,
+        logical: bool = False,
+        superuser: bool = False,
+        extensions: Sequence[str] = (),
+    ) -> None:
+        """Skip the running test where the provider has less than this on the first clusters."""
+        if self.distinct < clusters:
+            _skip(f"needs {clusters} clusters, the provider has {self.distinct}")
+        for index in range(clusters):
+            cluster = self.get(index)
+            if cluster.major < major:
+                _skip(f"needs PostgreSQL {major}, the server has {cluster.major}")
+            if logical and cluster.setting("wal_level") != "logical":
+                _skip("needs wal_level = logical")
+            if superuser and cluster.setting("is_superuser") != "on":
+                _skip("needs a superuser")
+            if extensions:
+                with cluster.connect() as connection:
+                    rows = connection.execute("SELECT name FROM pg_available_extensions")
+                    if missing := set(extensions) - {row[0] for row in rows}:
+                        _skip(f"needs the extensions {', '.join(sorted(missing))}")
+
+    def drop_databases(self, *, everything: bool = False) -> None:
+        """Drop what tests created: subscriptions, then slots, then databases, on all clusters."""
+        expired = {
+            cluster: names
+            for cluster in self._started.values()
+            if (names := cluster.expired(everything=everything))
+        }
+        if not expired:
+            return
+        slots: set[str] = set()
+        for cluster, names in expired.items():
+            for name in names:
+                slots |= cluster.drop_subscriptions(name)
+        for cluster in self._started.values():
+            cluster.drop_slots(expired.get(cluster, []), slots)
+        for cluster, names in expired.items():
+            for name in names:
+                cluster.drop_database(name)
+
+    def close(self) -> None:
+        """Drop all databases and stop what was started."""
+        try:
+            self.drop_databases(everything=True)
+        finally:
+            self._started.clear()
+            self._stop()
+
+    @abstractmethod
+    def _start(self, number: int) -> Cluster: ...
+
+    @abstractmethod
+    def _stop(self) -> None: ...
+
+
+def provide() -> Clusters:
+    """Return the clusters of the provider that the environment names; nothing starts yet."""
+    match os.environ.get("PARLANT_SHARD_TEST_PROVIDER") or "embedded":
+        case "embedded":
+            return _Embedded()
+        case "dsn":
+            return _Dsn(os.environ.get("PARLANT_SHARD_TEST_DSN", ""))
+        case "testcontainers":
+            return _Containers(os.environ.get("PARLANT_SHARD_TEST_IMAGE") or "postgres:15")
+        case other:
+            raise pytest.UsageError(
+                f'PARLANT_SHARD_TEST_PROVIDER is "{other}", not embedded, dsn or testcontainers'
+            )
+
+
+class _Embedded(Clusters):
+    def __init__(self) -> None:
+        super().__init__(MAX_CLUSTERS)
+        self._scratch: Path | None = None
+        self._alive = -1
+
+    def _start(self, number: int) -> Cluster:
+        if self._scratch is None:
+            _remove_scratch_of_dead_sessions()
+            self._scratch = scratch_directory()
+            self._alive = os.open(self._scratch / "alive", os.O_RDWR | os.O_CREAT)
+            fcntl.flock(self._alive, fcntl.LOCK_EX)
+        directory = self._scratch / f"cluster{number}"
+        local.up(directory, durable=False)
+        return Cluster(local.conninfo(directory))
+
+    def _stop(self) -> None:
+        if self._scratch is not None:
+            _remove_scratch(self._scratch)
+            os.close(self._alive)
+            self._scratch = None
+
+
+def scratch_directory() -> Path:
+    """Make a temporary directory which PostgreSQL's account can enter when root runs the tests.
+
+    pytest's own are closed to others, and so the data would lie elsewhere.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    directory.chmod(0o711)
+    return directory
+
+
+def _remove_scratch(scratch: Path) -> None:
+    for directory in scratch.iterdir():
+        if directory.is_dir():
+            local.remove(directory)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_scratch_of_dead_sessions() -> None:
+    """Stop the servers of sessions that were killed: nobody holds the lock of their directory."""
+    for scratch in Path(tempfile.gettempdir()).glob(_SCRATCH + "*"):
+        with contextlib.suppress(OSError, ShardError):
+            alive = os.open(scratch / "alive", os.O_RDWR)
+            try:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_scratch(scratch)
+            finally:
+                os.close(alive)
+
+
+class _Dsn(Clusters):
+    def __init__(self, text: str) -> None:
+        self._dsns = text.split() if "://" in text else text.strip().splitlines()
+        if not self._dsns:
+            raise pytest.UsageError("PARLANT_SHARD_TEST_DSN is empty")
+        super().__init__(min(len(self._dsns), MAX_CLUSTERS))
+
+    def _start(self, number: int) -> Cluster:
+        return Cluster(make_conninfo(self._dsns[number]))
+
+    def _stop(self) -> None:
+        pass
+
+
+class _Containers(Clusters):
+    def __init__(self, image: str) -> None:
+        super().__init__(MAX_CLUSTERS)
+        self._image = image
+        self._containers: list[Any] = []
+
+    def _start(self, number: int) -> Cluster:
+        from testcontainers.core.container import DockerContainer
+
+        password = secrets.token_urlsafe(12)
+        here = ("listen_addresses", "unix_socket_directories")  # the image knows better
+        settings = {name: value for name, value in local.SETTINGS.items() if name not in here}
+        settings |= {"fsync": "off", "shared_preload_libraries": "pg_stat_statements"}
+        command = ["postgres"]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        container = (
+            DockerContainer(self._image)
+            .with_env("POSTGRES_PASSWORD", password)
+            .with_exposed_ports(5432)
+            .with_command(command)
+            .with_kwargs(shm_size="256m")  # parallel queries; Docker's own limit is 64 MB
+        )
+        container.start()
+        self._containers.append(container)
+        own = self._own_address(container)
+        login = make_conninfo(user="postgres", password=password, dbname="postgres")
+        # The mapped port of the host cannot be reached from another container. Its own address
+        # can, and mostly from here too: then one conninfo does for everybody.
+        if own is not None and _answers(*own):
+            cluster = Cluster(make_conninfo(login, host=own[0], port=own[1]))
+        else:
+            host = str(container.get_container_host_ip())
+            port = int(container.get_exposed_port(5432))
+            cluster = Cluster(make_conninfo(login, host=host, port=port), peer_address=own)
+        _await_connection(cluster)
+        return cluster
+
+    @staticmethod
+    def _own_address(container: Any) -> tuple[str, int] | None:
+        wrapped = container.get_wrapped_container()
+        wrapped.reload()
+        for network in wrapped.attrs["NetworkSettings"]["Networks"].values():
+            if network.get("IPAddress"):
+                return str(network["IPAddress"]), 5432
+        return None
+
+    def _stop(self) -> None:
+        for container in self._containers:
+            container.stop()
+        self._containers.clear()
+
+
+def _answers(host: str, port: int) -> bool:
+    """Say whether a port opens within the time that an image needs to initialise."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+        except ConnectionRefusedError:
+            time.sleep(0.2)  # there is a way to it, but the server is not up yet
+        except OSError:
+            return False
+        else:
+            return True
+    return False
+
+
+def _await_connection(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            cluster.connect().close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _skip(reason: str) -> NoReturn:
+    pytest.skip(f"{os.environ.get('PARLANT_SHARD_TEST_PROVIDER') or 'embedded'}: {reason}")
+
+
+def database_name(conninfo: str) -> str:
+    """Return the name of the database that a conninfo means."""
+    return str(conninfo_to_dict(conninfo)["dbname"])
+
+
+def each(conninfos: Iterable[str]) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Open an autocommit connection to each database, one after the other."""
+    for conninfo in conninfos:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            yield connection
