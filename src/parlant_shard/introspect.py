@@ -282,7 +282,8 @@ def _table(
         options=_options(relation["options"]),
         comment=relation["comment"],
         unlogged=relation["persistence"] == "u",
-        replica_identity=identity,
+        # A foreign table has none; the server says so with another letter than for a new table.
+        replica_identity="d" if relation["kind"] == "f" else identity,
         row_security=relation["row_security"],
         force_row_security=relation["force_row_security"],
         partition_by=control,

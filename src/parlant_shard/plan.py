@@ -93,12 +93,14 @@ class Phase(IntEnum):
     FUNCTIONS = 22
     REFERENCE_COPIES = 30  # a subscriber needs a column before the publisher sends it
     REFERENCE = 31
-    PUBLICATION = 32
-    SLOTS = 33
-    SUBSCRIPTIONS = 34
+    REFERENCE_KEYS = 32  # foreign keys, when all tables are there
+    PUBLICATION = 33
+    SLOTS = 34
+    SUBSCRIPTIONS = 35
     NARROW = 40  # a workspace is given up before another shard admits it
     SHARDS = 45
     FOREIGN_KEYS = 46
+    FOREIGN_SERVERS = 48
     FOREIGN = 50
     WIDEN = 55  # after the foreign tables: their CHECKs would hide rows that are already there
     VIEWS = 60
@@ -847,9 +849,7 @@ class _Builder:
                     change,
                     f'validate constraint "{name}" of "{table.name}"',
                     self._validate(table.name, name),
-                    phase=max(self._phase(change), Phase.FOREIGN_KEYS)
-                    if change.shard
-                    else self._phase(change),
+                    phase=Phase.FOREIGN_KEYS if change.shard else Phase.REFERENCE_KEYS,
                     kind=Kind.VALIDATE,
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,
                     hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
@@ -1009,7 +1009,7 @@ class _Builder:
 
     def _add_foreign_key(self, change: c.AddForeignKey) -> Iterator[_Draft]:
         table, fk = change.table, change.foreign_key
-        phase = Phase.FOREIGN_KEYS if change.shard else self._phase(change)
+        phase = Phase.FOREIGN_KEYS if change.shard else Phase.REFERENCE_KEYS
         add = SQL("ADD ") + self.ddl.named_foreign_key(fk)
         if change.fresh:
             yield self._on(
@@ -1302,7 +1302,7 @@ class _Builder:
                         name, _changed_options(live.options, server.options)
                     )
                 yield _Draft(
-                    phase=Phase.FOREIGN,
+                    phase=Phase.FOREIGN_SERVERS,
                     server=change.server,
                     title=f'{"create" if live is None else "alter"} foreign server "{server.name}"',
                     sql=(render(statement),),
@@ -1350,7 +1350,7 @@ class _Builder:
                 where, _changed_options(had, wanted)
             )
         return _Draft(
-            phase=Phase.FOREIGN,
+            phase=Phase.FOREIGN_SERVERS,
             server=change.server,
             title=f'{"create" if live is None else "alter"} the user mapping of "{mapping.role}" on '
             f'"{mapping.server}"',
@@ -1544,7 +1544,7 @@ class _Builder:
             sql.append(
                 SQL(
                     "INSERT INTO {} AS old (topology, workspace_id, shard, state) "
-                    "SELECT {}, w, s, t FROM pg_catalog.unnest({}::text[], {}::text[], {}::text[]) "
+                    "SELECT {}, w, s, t FROM unnest({}::text[], {}::text[], {}::text[]) "
                     "AS new (w, s, t) ON CONFLICT (topology, workspace_id) DO UPDATE SET "
                     "shard = EXCLUDED.shard, state = EXCLUDED.state, epoch = old.epoch + 1, "
                     "updated_at = pg_catalog.now()"
