@@ -101,7 +101,7 @@ def plan_of(state: State) -> Plan:
         sha256=topology.sha256,
         fingerprint=fingerprint(state.live, topology.sha256),
         steps=build(changes, target),
-        notices=(*state.desired.notices, *preset_notices(topology), *_unused(topology)),
+        notices=_notices(state),
     )
 
 
@@ -354,6 +354,17 @@ def preset_notices(topology: Topology) -> tuple[str, ...]:
         for index in preset(topology.schema_source.preset).indexes
         if index.verdict != "created" and index.notice
     )
+
+
+def _notices(state: State) -> tuple[str, ...]:
+    own = state.desired.notices
+    about_indexes = tuple(
+        notice
+        for notice in preset_notices(state.topology)
+        # What was decided for this topology says more than what holds for the preset.
+        if not any(o.startswith(notice.partition(" (")[0] + " is not") for o in own)
+    )
+    return (*own, *about_indexes, *_unused(state.topology))
 
 
 def _unused(topology: Topology) -> tuple[str, ...]:

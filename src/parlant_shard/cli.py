@@ -1,0 +1,625 @@
+"""The command line. The only module that prints, asks and exits."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from typer.exceptions import TyperException
+
+from parlant_shard import __version__, local, render
+from parlant_shard.errors import Exit, ShardError, TopologyError
+from parlant_shard.plan import Plan, Step
+from parlant_shard.topology import STARTER, Topology, json_schema, load_topology
+
+FORMAT_VERSION = 1
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Shard PostgreSQL by workspace: plan, apply, look.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+workspace_app = typer.Typer(no_args_is_help=True, help="Workspaces and where they live.")
+local_app = typer.Typer(no_args_is_help=True, help="The embedded servers of a topology.")
+app.add_typer(workspace_app, name="workspace")
+app.add_typer(local_app, name="local")
+
+TopologyFile = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Allow = Annotated[
+    list[str], typer.Option("--allow", metavar="HAZARD", help="Allow deletes-data or drops-object.")
+]
+
+
+@dataclass(slots=True)
+class Options:
+    """The global options, wherever they stood on the command line."""
+
+    json: bool = False
+    color: bool = True
+    verbose: bool = False
+
+
+options = Options()
+
+
+def _global_options(arguments: Sequence[str]) -> list[str]:
+    """Take the global options out of the arguments: they are accepted anywhere."""
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            return [*rest, word, *queue]
+        if word == "--output" or word.startswith("--output="):
+            value = word.partition("=")[2] if "=" in word else (queue.pop(0) if queue else "")
+            if value not in {"text", "json", "csv"}:
+                raise TyperException(f'--output is text or json, not "{value}"')
+            if value == "csv":
+                raise TyperException("--output csv is for `query`")
+            options.json = value == "json"
+        elif word == "--no-color":
+            options.color = False
+        elif word in {"-v", "--verbose"}:
+            options.verbose = True
+        else:
+            rest.append(word)
+    return rest
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit code. Every failure becomes one message on stderr."""
+    options.json, options.color, options.verbose = False, sys.stderr.isatty(), False
+    try:
+        result = app(_global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
+    except TyperException as error:
+        if error.format_message().startswith("Usage:"):  # a group without a command: its help
+            _tell(error.format_message())
+        else:
+            _error("PS900", error.format_message(), "see `parlant-shard --help`")
+        return Exit.USAGE
+    except typer.Exit as error:
+        return error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        _error("PS901", "interrupted", "what was done stays; run the same command again: it resumes")
+        return Exit.FAILED
+    except ShardError as error:
+        _shard_error(error)
+        return error.exit_code
+    except psycopg.Error as error:
+        # Every connection of ours wraps its errors; this is the net below them.
+        _error("PS405", str(error).strip() or type(error).__name__, "look at the server's log")
+        return Exit.FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return Exit.FAILED
+    except OSError as error:
+        _error("PS902", f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), None)
+        return Exit.FAILED
+    except Exception as error:
+        if options.verbose:
+            traceback.print_exc()
+        _error(
+            "PS999",
+            f"internal error: {type(error).__name__}: {error}",
+            "this is a defect of parlant-shard; run again with -v and report what it prints",
+        )
+        return Exit.FAILED
+    return result if isinstance(result, int) else Exit.DONE
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def _json(data: dict[str, Any]) -> None:
+    typer.echo(json.dumps({"format_version": FORMAT_VERSION, **data}, indent=2, default=str))
+
+
+def _tell(text: str) -> None:
+    """Progress and remarks: stderr, so that stdout holds results alone."""
+    typer.echo(text, err=True)
+
+
+def _error(code: str, message: str, hint: str | None, **place: Any) -> None:
+    if options.json:
+        body = {"code": code, "message": message, "hint": hint, **place}
+        for key in ("file", "line", "path"):
+            body.setdefault(key, None)
+        typer.echo(json.dumps({"format_version": FORMAT_VERSION, "error": body}), err=True)
+        return
+    label = typer.style("error", fg="red", bold=True) if options.color else "error"
+    where = ""
+    if place.get("file"):
+        where = f"{place['file']}:{place.get('line') or 1}: "
+    _tell(f"{label} {code}: {where}{message}")
+    if hint:
+        _tell(f"  hint: {hint}")
+
+
+def _shard_error(error: ShardError) -> None:
+    _error(
+        error.code, error.message, error.hint, file=error.file, line=error.line, path=error.path
+    )
+
+
+class _Progress:
+    """One line on stderr for every finished step, numbered."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.done = 0
+
+    def __call__(self, event: str, step: Step | None, text: str) -> None:
+        if event == "done" and step is not None:
+            self.done += 1
+            _tell(f"[{self.done:>4}/{self.total}] {step.server}: {step.title} ({text})")
+        elif event in {"retry", "wait", "note"}:
+            where = "" if step is None else f"{step.server}: {step.title}: "
+            _tell(f"  {'trying again: ' if event == 'retry' else ''}{where}{text}")
+
+
+# --- topology -------------------------------------------------------------------------------------
+
+
+def _load(file: Path, *, start: bool = True) -> Topology:
+    """Load a topology; start its embedded servers where the command is going to talk to them."""
+    topology = load_topology(file)
+    if start:
+        for name, server in topology.servers.items():
+            if server.embedded is None:
+                continue
+            found = local.status(server.embedded)
+            if found is None or not found.running:
+                _tell(f'starting embedded server "{name}"')
+                local.up(server.embedded)
+    return topology
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(),
+) -> None:
+    """Write a commented starter topology."""
+    target = directory / "topology.yaml"
+    if target.exists():
+        raise TopologyError(
+            f'"{target}" exists already',
+            code="PS150",
+            hint="remove it, or name another directory",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    target.write_text(STARTER, encoding="utf-8")
+    if options.json:
+        _json({"file": str(target)})
+    else:
+        typer.echo(f"wrote {target}")
+        _tell(f"next: parlant-shard plan {target}")
+
+
+@app.command()
+def validate(file: TopologyFile) -> None:
+    """Check the topology file alone; contacts nothing."""
+    topology = _load(file, start=False)
+    shards, workspaces = len(topology.shards), sum(len(s.workspaces) for s in topology.shards.values())
+    if options.json:
+        _json({"ok": True, "name": topology.name, "shards": shards, "workspaces": workspaces})
+    else:
+        typer.echo(
+            f'{file}: topology "{topology.name}" is valid: {len(topology.servers)} servers, '
+            f"{shards} shards, {workspaces} listed workspaces"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the topology file."""
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+# --- plan and apply -------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    file: TopologyFile,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="PLAN.json")] = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 3 when there are changes.")
+    ] = False,
+) -> int:
+    """Show what differs between the topology and the live servers, as steps."""
+    from parlant_shard.planner import make_plan
+
+    found = make_plan(_load(file))
+    if out is not None:
+        out.write_text(
+            json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    if options.json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        typer.echo(render.plan_text(found, sql=options.verbose))
+        if out is not None:
+            _tell(f"saved to {out}; execute it with: parlant-shard apply {out}")
+    return Exit.FINDINGS if detailed_exitcode and found.steps else Exit.DONE
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(metavar="TOPOLOGY|PLAN.json")],
+    yes: Yes = False,
+    allow: Allow = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Make the servers what the topology says. Can be killed at any point and run again."""
+    from parlant_shard.apply import apply as execute
+
+    saved, topology_file = _saved_plan(file)
+    topology = _load(topology_file)
+    unknown = sorted(set(allow) - {"deletes-data", "drops-object"})
+    if unknown:
+        raise TyperException(f'--allow {unknown[0]}: there are "deletes-data" and "drops-object"')
+    progress = _Progress()
+    declined = False
+
+    def confirm(found: Plan) -> bool:
+        nonlocal declined
+        progress.total = len(found.steps)
+        if yes:
+            _tell(render.summary(found))
+            return True
+        if options.json or not sys.stdin.isatty():
+            raise TyperException("apply asks before it changes anything: add --yes")
+        typer.echo(render.plan_text(found, sql=options.verbose), err=True)
+        declined = not typer.confirm("Apply?", err=True)
+        return not declined
+
+    outcome = execute(
+        topology, saved=saved, allow=frozenset(allow), confirm=confirm, listener=progress
+    )
+    if options.json:
+        _json(
+            {
+                "run_id": outcome.run_id,
+                "steps": outcome.done,
+                "seconds": round(outcome.seconds, 3),
+                "resumed": outcome.resumed,
+                "notices": list(outcome.plan.notices),
+            }
+        )
+    elif declined:
+        typer.echo("nothing was changed")
+    elif outcome.done == 0:
+        typer.echo(f'Topology "{topology.name}": nothing to do.')
+    else:
+        again = ", resuming an interrupted run" if outcome.resumed else ""
+        typer.echo(
+            f'Topology "{topology.name}": {outcome.done} steps done in {outcome.seconds:.1f} s{again}.'
+        )
+
+
+def _saved_plan(file: Path) -> tuple[Plan | None, Path]:
+    """Tell a saved plan from a topology by its content; return the topology file too."""
+    if file.suffix.lower() != ".json":
+        return None, file
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        found = Plan.from_json(data)
+    except FileNotFoundError as error:
+        raise TopologyError(
+            f'"{file}" does not exist', code="PS151", hint="name a topology or a saved plan"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError(f'"{file}" cannot be read: {error}', code="PS151") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TopologyError(
+            f'"{file}" is no plan of parlant-shard',
+            code="PS152",
+            hint="make one with `parlant-shard plan TOPOLOGY -o PLAN.json`",
+        ) from error
+    if data.get("format_version") != FORMAT_VERSION:
+        raise TopologyError(
+            f'plan "{file}" has the format {data.get("format_version")}, this release knows '
+            f"{FORMAT_VERSION}",
+            code="PS153",
+            hint="make a new plan with this release",
+        )
+    topology = Path(found.file)
+    if not topology.is_absolute() and not topology.exists():
+        topology = file.parent / topology
+    return found, topology
+
+
+# --- looking --------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(
+    file: TopologyFile,
+    history: Annotated[bool, typer.Option("--history", help="Every run, newest first.")] = False,
+) -> int:
+    """Shards, sizes, workspaces, partitions and the last run."""
+    from parlant_shard import status as looking
+
+    topology = _load(file)
+    if history:
+        runs = looking.history(topology)
+        if options.json:
+            _json({"runs": runs})
+        else:
+            typer.echo(
+                render.table(
+                    ["started", "finished", "command", "state", "steps", "actor"],
+                    [
+                        [r["started_at"], r["finished_at"], r["command"], r["state"], r["steps"], r["actor"]]
+                        for r in runs
+                    ],
+                )
+                if runs
+                else "no run is recorded"
+            )
+        return Exit.DONE
+    found = looking.status(topology)
+    failed = [s for s in found["servers"] if "error" in s]
+    if options.json:
+        _json(found)
+    else:
+        typer.echo(_status_text(found))
+    for server in failed:
+        _tell(server["error"])
+    if failed and len(failed) == len(found["servers"]):
+        return Exit.CANNOT_CONNECT
+    return Exit.FAILED if failed else Exit.DONE
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    parts = [
+        f"Topology {found['topology']}, coordinator {found['coordinator']}",
+        render.table(
+            ["shard", "server", "workspaces", "tables", "rows (est.)", "size", "partitions"],
+            [
+                [
+                    s["shard"],
+                    s["server"],
+                    s["placed"],
+                    s["tables"],
+                    "?" if s["rows"] is None else s["rows"],
+                    "?" if s["bytes"] is None else render.size(s["bytes"]),
+                    s["partitions"],
+                ]
+                for s in found["shards"]
+            ],
+        ),
+    ]
+    pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
+    if pending:
+        parts.append("Detach pending: " + ", ".join(pending))
+    behind = [
+        f"{r['slot']}: {render.size(r['behind'] or 0)} behind"
+        + ("" if r["active"] else ", not connected")
+        for r in found["replication"]
+    ]
+    if behind:
+        parts.append("Reference tables: " + "; ".join(behind))
+    run_ = found["run"]
+    if run_ is None:
+        parts.append("Last run: none")
+    else:
+        parts.append(
+            f"Last run: {run_['command']} {run_['state']}, {run_['steps']} steps, "
+            f"{run_['started_at']} by {run_['actor']}"
+            + (f"\n  {run_['detail']}" if run_["detail"] else "")
+        )
+    return "\n\n".join(parts)
+
+
+@app.command()
+def doctor(
+    file: TopologyFile,
+    sql: Annotated[
+        Path | None, typer.Option("--sql", metavar="FILE", help="Statements to try as well.")
+    ] = None,
+) -> int:
+    """Look at the live servers: what will not work, and what to do about it."""
+    from parlant_shard import doctor as examining
+
+    report = examining.doctor(_load(file), sql)
+    if options.json:
+        _json(report.to_json())
+    else:
+        typer.echo(report.to_text())
+    return Exit.DONE if report.ok else Exit.FINDINGS
+
+
+# --- workspaces -----------------------------------------------------------------------------------
+
+
+@workspace_app.command("list")
+def workspace_list(file: TopologyFile) -> None:
+    """Every workspace of the directory."""
+    from parlant_shard import status as looking
+
+    rows = looking.workspaces(_load(file))
+    if options.json:
+        _json({"workspaces": rows})
+    else:
+        typer.echo(
+            render.table(
+                ["workspace", "shard", "server", "state"],
+                [[r["workspace"], r["shard"], r["server"], r["state"]] for r in rows],
+            )
+        )
+
+
+@workspace_app.command("show")
+def workspace_show(
+    file: TopologyFile, workspace: Annotated[str, typer.Argument(metavar="WS")]
+) -> None:
+    """Where one workspace lives."""
+    from parlant_shard import status as looking
+    from parlant_shard.shardmap import bucket, shard_of
+
+    topology = _load(file)
+    row = next((r for r in looking.workspaces(topology) if r["workspace"] == workspace), None)
+    shard = row["shard"] if row else shard_of(topology, workspace)
+    if shard is None:
+        raise TopologyError(
+            f'workspace "{workspace}" is unknown',
+            code="PS324",
+            hint="`parlant-shard workspace add` places it",
+        )
+    data = {
+        "workspace": workspace,
+        "shard": shard,
+        "server": topology.shards[shard].server if shard in topology.shards else row and row["server"],
+        "state": row["state"] if row else "not placed yet",
+        "bucket": bucket(workspace) if topology.uses_buckets else None,
+    }
+    if options.json:
+        _json(data)
+    else:
+        typer.echo("\n".join(f"{k}: {v}" for k, v in data.items() if v is not None))
+
+
+@workspace_app.command("add")
+def workspace_add(
+    file: TopologyFile,
+    workspace: Annotated[str, typer.Argument(metavar="WS")],
+    to: Annotated[str | None, typer.Option("--to", metavar="SHARD")] = None,
+) -> None:
+    """Place a new workspace: edits the file (comments stay) and applies that."""
+    from parlant_shard import workspace as placing
+    from parlant_shard.apply import apply as execute
+    from parlant_shard.errors import ApplyFailed
+
+    topology = _load(file)
+    shard = placing.choose_shard(topology, workspace, to)
+    if not placing.needs_edit(topology, workspace, shard):
+        placing.place(topology, workspace, shard)
+    else:
+        before = file.read_text(encoding="utf-8")
+        placing.write(file, placing.with_workspace(file, workspace, shard))
+        progress = _Progress()
+
+        def confirm(found: Plan) -> bool:
+            progress.total = len(found.steps)
+            return True
+
+        try:
+            execute(_load(file), confirm=confirm, listener=progress, command="workspace add")
+        except ApplyFailed:
+            _tell(f'"{file}" names the workspace now; `parlant-shard apply {file}` goes on')
+            raise
+        except BaseException:
+            placing.write(file, before)  # nothing was begun: the file must not say otherwise
+            raise
+    if options.json:
+        _json({"workspace": workspace, "shard": shard, "server": topology.shards[shard].server})
+    else:
+        typer.echo(f"workspace {workspace} is on shard {shard}")
+
+
+# --- embedded servers, demo -----------------------------------------------------------------------
+
+
+def _embedded(file: Path) -> dict[str, Path]:
+    topology = _load(file, start=False)
+    found = {n: s.embedded for n, s in topology.servers.items() if s.embedded is not None}
+    if not found:
+        raise TopologyError(
+            "the topology has no embedded server",
+            code="PS154",
+            hint="a server of the form {embedded: DIRECTORY} is one",
+            file=str(file),
+            line=topology.line("servers"),
+            path="servers",
+        )
+    return found
+
+
+@local_app.command("up")
+def local_up(file: TopologyFile) -> None:
+    """Initialise and start the embedded servers."""
+    _show_local({name: local.up(directory) for name, directory in _embedded(file).items()})
+
+
+@local_app.command("down")
+def local_down(file: TopologyFile) -> None:
+    """Stop the embedded servers; their data stay."""
+    stopped = {name: local.down(directory) for name, directory in _embedded(file).items()}
+    if options.json:
+        _json({"stopped": stopped})
+    else:
+        for name, was_running in stopped.items():
+            typer.echo(f"{name}: {'stopped' if was_running else 'was not running'}")
+
+
+@local_app.command("status")
+def local_status(file: TopologyFile) -> None:
+    """Show which embedded servers run."""
+    _show_local({name: local.status(directory) for name, directory in _embedded(file).items()})
+
+
+def _show_local(found: dict[str, local.LocalServer | None]) -> None:
+    rows = [
+        {
+            "server": name,
+            "running": bool(s and s.running),
+            "port": s.port if s else None,
+            "version": s.version if s else None,
+            "directory": str(s.directory) if s else None,
+        }
+        for name, s in found.items()
+    ]
+    if options.json:
+        _json({"servers": rows})
+    else:
+        typer.echo(
+            render.table(
+                ["server", "running", "port", "version", "directory"],
+                [[r["server"], "yes" if r["running"] else "no", r["port"], r["version"], r["directory"]] for r in rows],
+            )
+        )
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep files and data there.")
+    ] = None,
+) -> None:
+    """The main job end to end, on three embedded servers."""
+    from parlant_shard import demo as showing
+
+    showing.demo(keep, say=typer.echo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"parlant-shard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Global options, accepted anywhere: --output text|json, --no-color, -v."""
+
+

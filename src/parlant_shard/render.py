@@ -1,0 +1,101 @@
+"""Plans and tables as text for people. Pure: text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from parlant_shard.plan import NEEDS_ALLOW, Plan, Step
+
+
+def plan_text(plan: Plan, *, sql: bool = False, width: int = 100) -> str:
+    """The plan: notices first, then one line a step, grouped by server as they will run."""
+    lines: list[str] = []
+    for notice in plan.notices:
+        lines += _wrapped(f"notice: {notice}", width, "        ")
+    if plan.notices:
+        lines.append("")
+    if not plan.steps:
+        lines.append(f'Topology "{plan.topology}": nothing to do.')
+        return "\n".join(lines)
+    number = 0
+    for (_, server), steps in groupby(plan.steps, key=lambda s: (s.phase, s.server)):
+        lines.append(f"on {server}:")
+        for step in steps:
+            number += 1
+            lines.append(f"  {number:>4}. {step.title}")
+            detail = _detail(step)
+            if detail:
+                lines.append(f"        {detail}")
+            if sql:
+                lines += [f"        | {line}" for s in step.sql for line in (s + ";").splitlines()]
+    lines += ["", summary(plan)]
+    needed = sorted(NEEDS_ALLOW.intersection(plan.hazards))
+    if needed:
+        lines.append(
+            "This plan must be allowed: " + " ".join(f"--allow {hazard}" for hazard in needed)
+        )
+    return "\n".join(lines)
+
+
+def _detail(step: Step) -> str:
+    parts = []
+    if step.lock:
+        parts.append(f"lock {step.lock}")
+    if step.hazards:
+        parts.append("hazard " + ", ".join(step.hazards))
+    if not step.transactional and step.kind == "concurrent":
+        parts.append("outside a transaction")
+    return " · ".join(parts)
+
+
+def summary(plan: Plan) -> str:
+    servers = sorted({s.server for s in plan.steps})
+    steps = f"{len(plan.steps)} step" + ("s" if len(plan.steps) != 1 else "")
+    return f'Topology "{plan.topology}": {steps} on {", ".join(servers)}.'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A plain table, columns padded, numbers to the right."""
+    body = [[_cell(c) for c in row] for row in rows]
+    widths = [
+        max(len(header[i]), *(len(row[i]) for row in body), 0) for i in range(len(header))
+    ]
+    numeric = [
+        bool(body) and all(row[i].replace(",", "").lstrip("-").isdigit() or row[i] in {"", "-"} for row in body)
+        for i in range(len(header))
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            c.rjust(w) if right else c.ljust(w)
+            for c, w, right in zip(cells, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, body)])
+
+
+def size(bytes_: int) -> str:
+    """Bytes as people read them: 812 kB, 1.4 GB."""
+    value = float(bytes_)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1024 or unit == "TB":
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    lines, current = [], ""
+    for word in text.split():
+        if current and len(current) + 1 + len(word) > width:
+            lines.append(current)
+            current = indent + word
+        else:
+            current = f"{current} {word}" if current else word
+    return [*lines, current]

@@ -1,0 +1,132 @@
+"""What is there: shards with their sizes and workspaces, partitions, replication, the last run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from parlant_shard import db, journal
+from parlant_shard.db import Connection
+from parlant_shard.errors import CannotConnect, ShardError
+from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Topology
+
+
+def status(topology: Topology) -> dict[str, Any]:
+    """Return `{servers, shards, tables, partitions, replication, run}` as JSON-ready data.
+
+    A server that cannot be reached has an `error` and its shards have no figures; the rest is
+    reported all the same. Row counts are the server's estimates; sizes are bytes.
+    """
+    names = list(topology.servers)
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
+        found = dict(zip(names, pool.map(lambda n: _server(topology, n), names), strict=True))
+    shards = []
+    for shard, options in topology.shards.items():
+        server = found[options.server]
+        mine = [t for t in server["tables"] if t["shard"] == shard]
+        shards.append(
+            {
+                "shard": shard,
+                "server": options.server,
+                "workspaces": list(options.workspaces),
+                "buckets": [list(b) for b in options.buckets],
+                "tables": len(mine),
+                "rows": sum(t["rows"] for t in mine) if "error" not in server else None,
+                "bytes": sum(t["bytes"] for t in mine) if "error" not in server else None,
+                "partitions": sum(t["partitions"] for t in mine),
+                "placed": sum(p["shard"] == shard for p in server["placements"]),
+            }
+        )
+    return {
+        "topology": topology.name,
+        "coordinator": topology.coordinator,
+        "servers": [
+            {"server": n, **{k: s[k] for k in ("version", "error", "lag") if k in s}}
+            for n, s in found.items()
+        ],
+        "shards": shards,
+        "tables": [{"server": n, **t} for n, s in found.items() for t in s["tables"]],
+        "partitions": [{"server": n, **p} for n, s in found.items() for p in s["partitions"]],
+        "replication": found[topology.coordinator]["replication"],
+        "run": found[topology.coordinator].get("run"),
+    }
+
+
+def _server(topology: Topology, name: str) -> dict[str, Any]:
+    empty: dict[str, Any] = {"tables": [], "partitions": [], "placements": [], "replication": []}
+    try:
+        with db.session(topology, name) as connection:
+            version = connection.info.parameter_status("server_version")
+            if not journal.exists(connection):
+                return {**empty, "version": version}
+            params = {"topology": topology.name, "namespace": topology.namespace}
+            found = {
+                "tables": _rows(connection, "tables", params),
+                "partitions": _rows(connection, "partitions", params),
+                "placements": connection.execute(
+                    "SELECT workspace_id AS workspace, shard, state FROM parlant_shard.placement "
+                    "WHERE topology = %s",
+                    [topology.name],
+                ).fetchall(),
+                "replication": [],
+                "version": version,
+            }
+            if name == topology.coordinator:
+                found["replication"] = _rows(connection, "replication", params)
+                found["run"] = _last_run(connection, topology.name)
+            return found
+    except CannotConnect as error:
+        return {**empty, "error": error.message}
+
+
+def _rows(connection: Connection, name: str, params: dict[str, str]) -> list[dict[str, Any]]:
+    return [dict(r) for r in connection.execute(queries("status")[name], params).fetchall()]
+
+
+def _last_run(connection: Connection, topology: str) -> dict[str, Any] | None:
+    run = journal.last(connection, topology)
+    return None if run is None else run_json(run)
+
+
+def run_json(run: journal.Run) -> dict[str, Any]:
+    def moment(value: datetime | None) -> str | None:
+        return None if value is None else value.isoformat()
+
+    return {
+        "run_id": str(run.run_id),
+        "command": run.command,
+        "state": run.state,
+        "steps": run.steps,
+        "started_at": moment(run.started_at),
+        "finished_at": moment(run.finished_at),
+        "actor": run.actor,
+        "detail": run.detail,
+    }
+
+
+def history(topology: Topology) -> list[dict[str, Any]]:
+    """Every recorded run, newest first."""
+    with db.session(topology, topology.coordinator) as connection:
+        if not journal.exists(connection):
+            return []
+        return [run_json(r) for r in journal.history(connection, topology.name)]
+
+
+def workspaces(topology: Topology) -> list[dict[str, Any]]:
+    """The directory: every workspace with its shard, server and state, as the coordinator has it."""
+    with db.session(topology, topology.coordinator) as connection:
+        if not journal.exists(connection):
+            raise ShardError(
+                f'topology "{topology.name}" has not been applied yet',
+                code="PS520",
+                hint="run `parlant-shard apply` first",
+            )
+        rows = connection.execute(
+            "SELECT d.workspace_id AS workspace, d.shard, s.server, d.state, d.epoch "
+            "FROM parlant_shard.directory d LEFT JOIN parlant_shard.shard s USING (topology, shard) "
+            "WHERE d.topology = %s ORDER BY 1",
+            [topology.name],
+        ).fetchall()
+    return [dict(r) for r in rows]

@@ -1,0 +1,117 @@
+"""Place a new workspace: an edit of the topology file, applied; with buckets only a row."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from parlant_shard import db
+from parlant_shard.apply import run_lock
+from parlant_shard.errors import ApplyFailed, TopologyError
+from parlant_shard.shardmap import shard_of
+from parlant_shard.topology import Topology
+
+
+def choose_shard(topology: Topology, workspace: str, to: str | None) -> str:
+    """The shard for a new workspace: as asked, else its bucket's, else the emptiest list."""
+    listed = {w: s for s, o in topology.shards.items() for w in o.workspaces}
+    if workspace in listed:
+        raise TopologyError(
+            f'workspace "{workspace}" is on shard "{listed[workspace]}" already',
+            code="PS320",
+            hint="to change its shard, use `workspace move`",
+        )
+    if not workspace or "\0" in workspace:
+        raise TopologyError(
+            "a workspace needs a name without NUL", code="PS321", hint="give its id as it is stored"
+        )
+    if to is not None:
+        if to not in topology.shards:
+            raise TopologyError(
+                f'shard "{to}" is not in the topology',
+                code="PS322",
+                hint=f"shards: {', '.join(topology.shards)}",
+            )
+        return to
+    by_bucket = shard_of(topology, workspace)
+    if by_bucket is not None:
+        return by_bucket
+    return min(topology.shards, key=lambda s: (len(topology.shards[s].workspaces), s))
+
+
+def needs_edit(topology: Topology, workspace: str, shard: str) -> bool:
+    """Whether the file has to change: a workspace whose bucket lives there needs only a row."""
+    return shard_of(topology, workspace) != shard
+
+
+def with_workspace(file: Path, workspace: str, shard: str) -> str:
+    """Return the file's text with the workspace on that shard; comments and layout stay."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    original = file.read_text(encoding="utf-8")
+    document = yaml.load(original)
+    options = document["shards"][shard]
+    if not isinstance(options, CommentedMap):
+        raise TopologyError(
+            f'shard "{shard}" is no mapping in the file',
+            code="PS323",
+            file=str(file),
+            path=f"shards.{shard}",
+        )
+    if options.get("workspaces") is None:
+        options["workspaces"] = CommentedSeq()
+        options["workspaces"].fa.set_flow_style()
+    # Quoted where a bare word would read back as something other than this string.
+    plain = YAML(typ="safe").load(io.StringIO(f"[{workspace}]")) if workspace.isalnum() else None
+    value = workspace if plain == [workspace] else DoubleQuotedScalarString(workspace)
+    options["workspaces"].append(value)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+def write(file: Path, text: str) -> None:
+    """Replace the file in one step, with its old permissions."""
+    mode = file.stat().st_mode
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def place(topology: Topology, workspace: str, shard: str) -> None:
+    """Write the placement row on the shard's server, then the directory row. Both idempotent."""
+    statement = {
+        name: (
+            f"INSERT INTO parlant_shard.{name} (topology, workspace_id, shard) VALUES (%s, %s, %s) "  # noqa: S608  # one of two constant names
+            "ON CONFLICT (topology, workspace_id) DO NOTHING"
+        )
+        for name in ("placement", "directory")
+    }
+    with run_lock(topology) as coordinator:
+        applied = coordinator.execute(
+            "SELECT pg_catalog.to_regclass('parlant_shard.directory') IS NOT NULL AS present"
+        ).fetchone()
+        if not applied or not applied["present"]:
+            raise ApplyFailed(
+                f'topology "{topology.name}" has not been applied yet',
+                code="PS520",
+                hint="run `parlant-shard apply` first",
+            )
+        with db.session(topology, topology.shards[shard].server) as server:
+            server.execute(statement["placement"], [topology.name, workspace, shard])
+        coordinator.execute(statement["directory"], [topology.name, workspace, shard])
