@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, LiteralString, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -167,7 +167,9 @@ def clear_dead_sessions(
                     told = True
                 if time.monotonic() > deadline:
                     for row in rows:
-                        connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]])
+                        connection.execute(
+                            "SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]]
+                        )
                 time.sleep(0.1)
 
 
@@ -226,7 +228,9 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
         )
     if saved.fingerprint == fresh.fingerprint:
         return saved
-    begun = journal.unfinished(lock, topology.name, saved.fingerprint) if journal.exists(lock) else None
+    begun = (
+        journal.unfinished(lock, topology.name, saved.fingerprint) if journal.exists(lock) else None
+    )
     planned = {s.id for s in saved.steps}
     if begun is not None and begun <= planned:
         # The dead run changed the servers itself. What remains must be part of what was approved,
@@ -258,7 +262,7 @@ def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
         first = next(s for s in plan.steps if needed.intersection(s.hazards))
         options = " ".join(f"--allow {h}" for h in sorted(needed))
         raise HazardNotAllowed(
-            f'{_plural(len([s for s in plan.steps if needed.intersection(s.hazards)]), "step")} '
+            f"{_plural(len([s for s in plan.steps if needed.intersection(s.hazards)]), 'step')} "
             f"would {' and '.join(_meaning(h) for h in sorted(needed))}, first of all: {first.title}",
             code="PS503",
             hint=f"look at the plan; if it is what you want: {options}",
@@ -445,9 +449,7 @@ class _Run:
                 lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
                 if lost and attempt <= 3 and self._recovered(step):
                     return
-                if not lost and (
-                    error.sqlstate not in db.RETRYABLE or time.monotonic() > deadline
-                ):
+                if not lost and (error.sqlstate not in db.RETRYABLE or time.monotonic() > deadline):
                     raise
                 if lost and attempt > 3:
                     raise
@@ -463,7 +465,7 @@ class _Run:
 
     def _pause(self, attempt: int) -> None:
         # Full jitter: two of our lanes, or two tools, must not meet again at the same moment.
-        self.stop.wait(random.uniform(0.05, min(_MAX_PAUSE, 0.1 * 2**attempt)))  # noqa: S311
+        self.stop.wait(random.uniform(0.05, min(_MAX_PAUSE, 0.1 * 2**attempt)))
 
     def _probe(self, connection: db.Connection, step: Step) -> str:
         if step.probe is None:
@@ -483,8 +485,8 @@ class _Run:
                 if state == "half":
                     assert step.probe is not None
                     self.listener("note", step, "clearing what an earlier attempt left half done")
-                    for statement in step.probe.clear:
-                        self._watched(connection, step, _sql(statement))
+                    for text in step.probe.clear:
+                        self._watched(connection, step, _sql(text))
                 if state != "done":
                     for statement in self._statements(step):
                         self._watched(connection, step, statement)
@@ -509,9 +511,7 @@ class _Run:
                 self._pause(attempt + 2)
             else:
                 self._set_timeouts(connection, 1_000, 60_000)
-                journal.record(
-                    connection, self.run_id, step, started_at=started, attempts=attempt
-                )
+                journal.record(connection, self.run_id, step, started_at=started, attempts=attempt)
                 return
 
     def _set_timeouts(self, connection: db.Connection, lock: int, statement: int) -> None:
@@ -588,8 +588,7 @@ class _Run:
                 return
             if time.monotonic() > deadline:
                 raise ApplyFailed(
-                    f'server "{step.server}", {step.title}: not there after '
-                    f"{int(PATIENCE * 2)} s",
+                    f'server "{step.server}", {step.title}: not there after {int(PATIENCE * 2)} s',
                     code="PS514",
                     hint="look at the server's log for the apply worker's error (a host that the "
                     "peer cannot reach needs `peer_dsn`); run the same command again to go on",
@@ -599,7 +598,7 @@ class _Run:
 
 
 def _sql(statement: str) -> SQL:
-    return SQL(cast(LiteralString, statement))
+    return SQL(statement)
 
 
 def _first_line(error: psycopg.Error) -> str:
@@ -620,4 +619,4 @@ def with_secret(step: Step, peers: dict[str, Peer] | Any) -> tuple[str, ...]:
     )
 
 
-__all__ = ["Outcome", "apply", "application_name", "fingerprint", "run_lock"]
+__all__ = ["Outcome", "application_name", "apply", "fingerprint", "run_lock"]

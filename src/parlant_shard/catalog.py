@@ -324,6 +324,8 @@ class Facts:
     can: frozenset[str]  # create-database, create-schema, create-role, replication, subscribe, fdw
     extensions_available: frozenset[str]
     in_recovery: bool = False
+    read_only: bool = False
+    identity: str = ""  # of this very database, whatever address led to it
 
     @property
     def major(self) -> int:

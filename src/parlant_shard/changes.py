@@ -116,7 +116,6 @@ class FinalizeDetach(OnTable):
 class DropTable(OnTable):
     populated: bool
     why: Why
-    foreign_keys: tuple[ForeignKey, ...] = ()  # to be dropped first, to break a cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

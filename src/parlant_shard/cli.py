@@ -88,15 +88,20 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(_global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
     except TyperException as error:
-        if error.format_message().startswith("Usage:"):  # a group without a command: its help
-            _tell(error.format_message())
-        else:
-            _error("PS900", error.format_message(), "see `parlant-shard --help`")
+        message = error.format_message()
+        if not message.startswith("Usage:"):
+            _error("PS900", _usage(message), "see `parlant-shard --help`")
+        elif options.json:
+            _error("PS900", "a command is missing", "see `parlant-shard --help`")
+        else:  # a group without a command: its help
+            _tell(message)
         return Exit.USAGE
     except typer.Exit as error:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        _error("PS901", "interrupted", "what was done stays; run the same command again: it resumes")
+        _error(
+            "PS901", "interrupted", "what was done stays; run the same command again: it resumes"
+        )
         return Exit.FAILED
     except ShardError as error:
         _shard_error(error)
@@ -121,6 +126,12 @@ def run(arguments: Sequence[str]) -> int:
         )
         return Exit.FAILED
     return result if isinstance(result, int) else Exit.DONE
+
+
+def _usage(message: str) -> str:
+    """A message of the option parser in our spelling: lower case, double quotes, no full stop."""
+    text = message.rstrip(".").replace("'", '"')
+    return text[:1].lower() + text[1:]
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -152,9 +163,7 @@ def _error(code: str, message: str, hint: str | None, **place: Any) -> None:
 
 
 def _shard_error(error: ShardError) -> None:
-    _error(
-        error.code, error.message, error.hint, file=error.file, line=error.line, path=error.path
-    )
+    _error(error.code, error.message, error.hint, file=error.file, line=error.line, path=error.path)
 
 
 class _Progress:
@@ -215,7 +224,10 @@ def init(
 def validate(file: TopologyFile) -> None:
     """Check the topology file alone; contacts nothing."""
     topology = _load(file, start=False)
-    shards, workspaces = len(topology.shards), sum(len(s.workspaces) for s in topology.shards.values())
+    shards, workspaces = (
+        len(topology.shards),
+        sum(len(s.workspaces) for s in topology.shards.values()),
+    )
     if options.json:
         _json({"ok": True, "name": topology.name, "shards": shards, "workspaces": workspaces})
     else:
@@ -268,11 +280,13 @@ def apply(
     """Make the servers what the topology says. Can be killed at any point and run again."""
     from parlant_shard.apply import apply as execute
 
-    saved, topology_file = _saved_plan(file)
-    topology = _load(topology_file)
     unknown = sorted(set(allow) - {"deletes-data", "drops-object"})
     if unknown:
-        raise TyperException(f'--allow {unknown[0]}: there are "deletes-data" and "drops-object"')
+        raise TyperException(
+            f"--allow {unknown[0]}: only deletes-data and drops-object need to be allowed"
+        )
+    saved, topology_file = _saved_plan(file)
+    topology = _load(topology_file)
     progress = _Progress()
     declined = False
 
@@ -365,7 +379,14 @@ def status(
                 render.table(
                     ["started", "finished", "command", "state", "steps", "actor"],
                     [
-                        [r["started_at"], r["finished_at"], r["command"], r["state"], r["steps"], r["actor"]]
+                        [
+                            r["started_at"],
+                            r["finished_at"],
+                            r["command"],
+                            r["state"],
+                            r["steps"],
+                            r["actor"],
+                        ]
                         for r in runs
                     ],
                 )
@@ -380,7 +401,7 @@ def status(
     else:
         typer.echo(_status_text(found))
     for server in failed:
-        _tell(server["error"])
+        _error("PS401", server["error"], server["hint"])
     if failed and len(failed) == len(found["servers"]):
         return Exit.CANNOT_CONNECT
     return Exit.FAILED if failed else Exit.DONE
@@ -485,7 +506,9 @@ def workspace_show(
     data = {
         "workspace": workspace,
         "shard": shard,
-        "server": topology.shards[shard].server if shard in topology.shards else row and row["server"],
+        "server": topology.shards[shard].server
+        if shard in topology.shards
+        else row and row["server"],
         "state": row["state"] if row else "not placed yet",
         "bucket": bucket(workspace) if topology.uses_buckets else None,
     }
@@ -591,7 +614,16 @@ def _show_local(found: dict[str, local.LocalServer | None]) -> None:
         typer.echo(
             render.table(
                 ["server", "running", "port", "version", "directory"],
-                [[r["server"], "yes" if r["running"] else "no", r["port"], r["version"], r["directory"]] for r in rows],
+                [
+                    [
+                        r["server"],
+                        "yes" if r["running"] else "no",
+                        r["port"],
+                        r["version"],
+                        r["directory"],
+                    ]
+                    for r in rows
+                ],
             )
         )
 
@@ -621,5 +653,3 @@ def _root(
     ] = False,
 ) -> None:
     """Global options, accepted anywhere: --output text|json, --no-color, -v."""
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -84,21 +84,22 @@ def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Con
     if "connect_timeout" not in given:
         extra["connect_timeout"] = CONNECT_TIMEOUT
     # A server that vanishes without a word must not hold a run for the kernel's two hours.
-    for key, value in (("keepalives_idle", 15), ("keepalives_interval", 5), ("keepalives_count", 4)):
+    for key, value in (
+        ("keepalives_idle", 15),
+        ("keepalives_interval", 5),
+        ("keepalives_count", 4),
+    ):
         if key not in given:
             extra[key] = value
     try:
         connection = psycopg.connect(
-            make_conninfo(dsn, **extra), autocommit=True, row_factory=dict_row, prepare_threshold=None
+            make_conninfo(dsn, **extra),
+            autocommit=True,
+            row_factory=dict_row,
+            prepare_threshold=None,
         )
     except psycopg.Error as error:
-        reason = redact(str(error).strip(), str(given.get("password") or ""))
-        raise CannotConnect(
-            f'cannot connect to server "{server}": {reason}',
-            code="PS401",
-            hint="check the server's dsn (or admin_dsn) in the topology, that the server runs, "
-            "and pg_hba.conf; nothing was changed by this attempt",
-        ) from error
+        raise _cannot_connect(error, dsn, server) from error
     try:
         _prepare_session(connection)
     except psycopg.Error as error:
@@ -107,17 +108,60 @@ def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Con
     return connection
 
 
+_CAUSES = (
+    (r"Connection refused", "connection refused", "start the server, or correct host and port"),
+    (
+        r"timeout expired|timed out",
+        "no answer in time",
+        "look for a wrong address or a firewall; connect_timeout in the dsn changes how long we wait",
+    ),
+    (
+        r"failed to resolve|could not translate|Name or service not known",
+        "the host name does not resolve",
+        "correct the host",
+    ),
+    (r"No such file or directory", "no server listens on that socket", "start the server"),
+    (r"(password authentication failed for user \S+)", None, "correct the password, or .pgpass"),
+    (r"(no password supplied)", None, "put the password into the dsn, a service file or .pgpass"),
+    (r'(database "[^"]*" does not exist)', None, "create the database, or correct dbname"),
+    (r'(role "[^"]*" does not exist)', None, "create the role, or correct user"),
+    (r"(no pg_hba.conf entry [^\n]*)", None, "let this host in, in the server's pg_hba.conf"),
+    (r"(server does not support SSL[^\n]*)", None, "enable TLS on the server, or set sslmode"),
+)
+
+
+def _cannot_connect(error: psycopg.Error, dsn: str, server: str) -> CannotConnect:
+    """One line with the address and the cause, instead of libpq's several."""
+    given = conninfo_to_dict(dsn)
+    address = f"{given.get('host') or given.get('hostaddr') or 'the local socket'}"
+    if not address.startswith("/") and given.get("host"):
+        address += f":{given.get('port') or 5432}"
+    said = redact(str(error), str(given.get("password") or ""))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    cause = re.sub(r"^.*?(?:FATAL|failed):\s+(?:FATAL:\s+)?", "", lines[0] if lines else "unknown")
+    todo = "look at the server's log"
+    for pattern, meaning, hint in _CAUSES:
+        match = re.search(pattern, said)
+        if match:
+            cause, todo = meaning or match[1], hint
+            break
+    return CannotConnect(
+        f'cannot connect to server "{server}" at {address}: {cause}',
+        code="PS401",
+        hint=f"{todo} (dsn or admin_dsn of the server in the topology); nothing was changed by "
+        "this attempt",
+    )
+
+
 def _prepare_session(connection: Connection) -> None:
     settings = [
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in SESSION.items()
     ]
     connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(settings))
-    try:
+    with suppress(psycopg.Error):  # not on every platform
         # The server then notices within a second that we died, even in the middle of a statement.
         connection.execute("SET client_connection_check_interval = '1s'")
-    except psycopg.Error:  # not on every platform
-        pass
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import LiteralString, cast
+from typing import LiteralString
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
@@ -29,10 +29,11 @@ _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "A
 
 def text(canonical: str) -> SQL:
     """Trust text that PostgreSQL deparsed or that `canonical` made."""
-    return SQL(cast(LiteralString, canonical))
+    return SQL(canonical)
 
 
 def render(statement: Composable) -> str:
+    """The statement as text: UTF-8, without a connection."""
     return statement.as_string(None)
 
 
@@ -107,7 +108,9 @@ class Ddl:
         return item
 
     def alter(self, table: str, action: Composable, *, only: bool = False) -> Composed:
-        return SQL("ALTER TABLE {}{} ").format(SQL("ONLY " if only else ""), self.name(table)) + action
+        return (
+            SQL("ALTER TABLE {}{} ").format(SQL("ONLY " if only else ""), self.name(table)) + action
+        )
 
     def alter_foreign(self, table: str, action: Composable) -> Composed:
         return SQL("ALTER FOREIGN TABLE {} ").format(self.name(table)) + action
@@ -254,7 +257,9 @@ class Ddl:
 
     # --- views and types -------------------------------------------------------------------------
 
-    def create_view(self, view: View, *, name: str | None = None, replace: bool = False) -> Composed:
+    def create_view(
+        self, view: View, *, name: str | None = None, replace: bool = False
+    ) -> Composed:
         columns = names(view.columns)
         branches = [
             SQL("  SELECT {} FROM {}").format(columns, self.name(source)) for source in view.sources
@@ -280,7 +285,8 @@ def role(name: str) -> Composable:
 def storage(options: Iterable[tuple[str, str]]) -> Composed:
     """Storage parameters; a TOAST parameter (`toast.x`) is two identifiers."""
     return SQL(", ").join(
-        SQL("{} = {}").format(Identifier(*name.split(".")), Literal(value)) for name, value in options
+        SQL("{} = {}").format(Identifier(*name.split(".")), Literal(value))
+        for name, value in options
     )
 
 

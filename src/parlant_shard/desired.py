@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from parlant_shard import canonical, partitions
+from parlant_shard.cascade import cascade_body
 from parlant_shard.catalog import (
     Bound,
     Catalog,
@@ -52,9 +53,28 @@ FDW_OPTIONS = {"async_capable": "true", "fetch_size": "1000", "use_remote_estima
 
 # What of a libpq connection string means the same to postgres_fdw.
 PEER_OPTIONS = frozenset(
-    "host hostaddr port dbname sslmode sslrootcert sslcert sslkey sslcrl sslsni channel_binding "
-    "gssencmode krbsrvname target_session_attrs ssl_min_protocol_version keepalives "
-    "keepalives_idle keepalives_interval keepalives_count tcp_user_timeout".split()
+    [
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslcrl",
+        "sslsni",
+        "channel_binding",
+        "gssencmode",
+        "krbsrvname",
+        "target_session_attrs",
+        "ssl_min_protocol_version",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+    ]
 )
 
 
@@ -253,9 +273,7 @@ class _Builder:
         if name == self.coordinator or not self.tenancy.of_kind("reference"):
             return True
         source, target = self.facts[self.coordinator], self.facts[name]
-        without = (
-            f'; server "{name}" gets no reference tables, and foreign keys to them are left out there'
-        )
+        without = f'; server "{name}" gets no reference tables, and foreign keys to them are left out there'
         if source.settings.get("wal_level") != "logical":
             self.notices.append(
                 f'the coordinator "{self.coordinator}" has wal_level = '
@@ -282,9 +300,53 @@ class _Builder:
             return False
         return True
 
+    def _reference(self, base: Catalog, logical: str) -> Table:
+        """A reference or host table as declared, or as it is where the coordinator has its own.
+
+        A table that was there before us is its owner's: it stays as it is, and the copies follow it.
+        """
+        live = self.live[self.coordinator]
+        existing = live.tables.get(logical)
+        if existing is None or ("table", logical) in live.managed:
+            return base.tables[logical]
+        self._check_adopted(base.tables[logical], existing)
+        return existing
+
+    def _check_adopted(self, declared: Table, existing: Table) -> None:
+        """What foreign keys of the shards point at must be there and be unique."""
+        wanted = {
+            fk.ref_columns
+            for name in self.tenancy.sharded
+            for base in self.base.values()
+            for fk in base.tables[name].foreign_keys
+            if fk.ref_table == declared.name
+        }
+        unique = {k.columns for k in existing.keys}
+        for columns in sorted(wanted):
+            for name in columns:
+                mine, theirs = declared.column(name), existing.column(name)
+                if theirs is None or mine is None or mine.type != theirs.type:
+                    found = "missing" if theirs is None else f"of type {theirs.type}"
+                    raise SchemaError(
+                        f'column "{name}" of the existing table "{declared.name}" on server '
+                        f'"{self.coordinator}" is {found}; the schema declares '
+                        f"{mine.type if mine else 'none'}",
+                        code="PS235",
+                        hint="shards refer to it; declare the table in the schema as it is",
+                    )
+            if columns not in unique:
+                raise SchemaError(
+                    f'the existing table "{declared.name}" on server "{self.coordinator}" has no '
+                    f"primary key or unique constraint on ({', '.join(columns)})",
+                    code="PS236",
+                    hint="shards refer to it with foreign keys; add the constraint",
+                )
+
     def _coordinator_table(self, base: Catalog, logical: str) -> Table:
-        """A reference or host table as declared; foreign keys into sharded tables cannot hold."""
-        table = base.tables[logical]
+        """A reference or host table; foreign keys into sharded tables cannot hold."""
+        table = self._reference(base, logical)
+        if table is not base.tables[logical]:
+            return table
         kept = []
         for fk in table.foreign_keys:
             if fk.ref_table in self.tenancy.sharded:
@@ -300,7 +362,7 @@ class _Builder:
 
     def _reference_copy(self, base: Catalog, logical: str) -> Table:
         """A copy that only the subscription writes: keys and rows, guards instead of triggers."""
-        table = base.tables[logical]
+        table = self._reference(base, logical)
         signature = self._cascade_signature(logical)
         return replace(
             table,
@@ -310,8 +372,12 @@ class _Builder:
             policies=(),
             row_security=False,
             force_row_security=False,
-            columns=tuple(replace(c, identity="", default=None) if c.identity or (
-                c.default or "").startswith("nextval(") else c for c in table.columns),
+            columns=tuple(
+                replace(c, identity="", default=None)
+                if c.identity or (c.default or "").startswith("nextval(")
+                else c
+                for c in table.columns
+            ),
             triggers=(
                 Trigger(
                     name="parlant_shard_cascade",
@@ -338,7 +404,7 @@ class _Builder:
             yield Function(
                 signature=signature,
                 definition=canonical.trigger_function(
-                    signature, _cascade_body(self.topology.namespace, logical, tables)
+                    signature, cascade_body(self.topology.namespace, logical, tables)
                 ),
             )
         yield Function(
@@ -362,7 +428,14 @@ class _Builder:
             name: Publication(
                 name=name,
                 tables=tuple(
-                    (t, tuple(sorted(c.name for c in base.tables[t].columns if not c.generated)))
+                    (
+                        t,
+                        tuple(
+                            sorted(
+                                c.name for c in self._reference(base, t).columns if not c.generated
+                            )
+                        ),
+                    )
                     for t in references
                 ),
             )
@@ -566,9 +639,7 @@ class _Builder:
         if partition is None:
             return
         live = self.live[server].tables
-        existing = [
-            t for t in live.values() if t.parent == parent.name and not t.detach_pending
-        ]
+        existing = [t for t in live.values() if t.parent == parent.name and not t.detach_pending]
         for table in existing:
             yield self._leaf(base, logical, shard, parent, table.name, table.bound)
         if partition.default and not any(t.bound and t.bound.default for t in existing):
@@ -584,9 +655,7 @@ class _Builder:
             name = suffixed(parent.name, partitions.suffix(lower))
             while name in live or name in attached:  # a detached partition keeps its name
                 name = suffixed(name, "x")
-            yield self._leaf(
-                base, logical, shard, parent, name, Bound(lower=lower, upper=upper)
-            )
+            yield self._leaf(base, logical, shard, parent, name, Bound(lower=lower, upper=upper))
 
     def _leaf(
         self,
@@ -607,7 +676,9 @@ class _Builder:
             if index.unique or (index.window and self._in_window(index, bound))
         ]
         attached = [
-            replace(i, name=suffixed(name, _short(i.name, shard, parent)), parent=i.name, comment=None)
+            replace(
+                i, name=suffixed(name, _short(i.name, shard, parent)), parent=i.name, comment=None
+            )
             for i in parent.indexes
         ]
         identity = table.replica_identity
@@ -619,8 +690,7 @@ class _Builder:
             kind=Relkind.TABLE,
             columns=parent.columns,
             keys=tuple(
-                replace(k, name=suffixed(name, _key_suffix(k, logical)))
-                for k in table.keys
+                replace(k, name=suffixed(name, _key_suffix(k, logical))) for k in table.keys
             ),
             indexes=tuple(
                 [replace(i, name=suffixed(name, i.name.removeprefix(f"{logical}_"))) for i in own]
@@ -728,7 +798,9 @@ class _Builder:
             sources=tuple(suffixed(logical, s) for s in self.topology.shards),
             security_invoker=True,
             grants=tuple(
-                Grant(role=g.role, privilege="SELECT") for g in table.grants if g.privilege == "SELECT"
+                Grant(role=g.role, privilege="SELECT")
+                for g in table.grants
+                if g.privilege == "SELECT"
             ),
         )
 
@@ -790,57 +862,3 @@ def _short(index: str, shard: str, parent: Table) -> str:
 
 def _key_suffix(key: Key, logical: str) -> str:
     return key.name.removeprefix(f"{logical}_")
-
-
-def _cascade_body(namespace: str, logical: str, tables: Mapping[str, Table]) -> str:
-    """The statements that a delete of a reference row means on this server.
-
-    Applied deletes fire no foreign key, and neither do the deletes made here (the apply worker
-    runs as replica), so every level is spelled out, children first.
-    """
-    lines: list[str] = []
-
-    def name(table: str) -> str:
-        return f"{canonical.quote(namespace)}.{canonical.quote(table)}"
-
-    def referencing(table: str) -> list[tuple[Table, ForeignKey]]:
-        return [
-            (t, fk)
-            for _, t in sorted(tables.items())
-            if t.parent is None and t.kind is not Relkind.FOREIGN
-            for fk in t.foreign_keys
-            if fk.ref_table == table
-        ]
-
-    def follow(table: str, condition: str, trail: tuple[str, ...]) -> None:
-        for child, fk in referencing(table):
-            if child.name in trail:
-                continue  # a cycle: the rows go with their parents
-            selected = canonical.columns(fk.ref_columns)
-            where = (
-                f"({canonical.columns(fk.columns)}) IN "
-                f"(SELECT {selected} FROM {name(table)} WHERE {condition})"
-            )
-            act(child, fk, where, trail)
-
-    def act(child: Table, fk: ForeignKey, where: str, trail: tuple[str, ...]) -> None:
-        if fk.on_delete == "c":
-            follow(child.name, where, (*trail, child.name))
-            lines.append(f"  DELETE FROM {name(child.name)} WHERE {where};")
-        elif fk.on_delete in {"n", "d"}:
-            value = "NULL" if fk.on_delete == "n" else "DEFAULT"
-            cleared = ", ".join(
-                f"{canonical.quote(c)} = {value}" for c in fk.set_columns or fk.columns
-            )
-            lines.append(f"  UPDATE {name(child.name)} SET {cleared} WHERE {where};")
-
-    for child, fk in referencing(logical):
-        pairs = zip(fk.columns, fk.ref_columns, strict=True)
-        where = " AND ".join(f"{canonical.quote(a)} = OLD.{canonical.quote(b)}" for a, b in pairs)
-        act(child, fk, where, (child.name,))
-    body = "\n".join(lines)
-    # Only for replicated deletes: a delete by hand is refused by the guard.
-    return (
-        "\nBEGIN\n  IF pg_catalog.current_setting('session_replication_role') <> 'replica' THEN\n"
-        f"    RETURN NULL;\n  END IF;\n{body}\n  RETURN NULL;\nEND;\n"
-    )

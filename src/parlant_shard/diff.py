@@ -17,7 +17,6 @@ from parlant_shard.catalog import (
     Check,
     Column,
     Index,
-    Key,
     Managed,
     Relkind,
     Table,
@@ -56,9 +55,7 @@ def diff(
     return tuple(found)
 
 
-def _server(
-    server: str, live: Catalog, desired: Catalog, context: Context
-) -> Iterator[c.Change]:
+def _server(server: str, live: Catalog, desired: Catalog, context: Context) -> Iterator[c.Change]:
     if live.internal_version < desired.internal_version:
         yield c.CreateInternal(server=server)
     elif live.internal_version > desired.internal_version:
@@ -134,9 +131,7 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
             # A parent that is created earlier in this plan is nobody's yet: its foreign keys can
             # be part of the creation. Locking a live parent is a step of its own.
             now = tuple(
-                fk
-                for fk in table.foreign_keys
-                if fk.ref_table in created or fk.ref_table == name
+                fk for fk in table.foreign_keys if fk.ref_table in created or fk.ref_table == name
             )
             yield c.CreateTable(
                 server=server,
@@ -170,9 +165,7 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
                 )
             if not managed.shard:
                 continue  # an existing reference or host table is its owner's business
-            yield c.RegisterTable(
-                server=server, table=table, shard=managed.shard, managed=managed
-            )
+            yield c.RegisterTable(server=server, table=table, shard=managed.shard, managed=managed)
         yield from _table(
             server,
             existing,
@@ -221,7 +214,11 @@ def _replaceable(
             "the workspaces there one by one",
         )
     if _populated(existing, live_leaves):
-        was = f'partitioned by "{existing.partition_by}"' if existing.partition_by else "not partitioned"
+        was = (
+            f'partitioned by "{existing.partition_by}"'
+            if existing.partition_by
+            else "not partitioned"
+        )
         raise SchemaError(
             f'table "{table.name}" has rows and is {was}: its partitioning cannot be changed in '
             "place",
@@ -249,7 +246,7 @@ def _dropped(
         for (kind, name), m in live.managed.items()
         if kind == "table" and ("table", name) not in desired.managed and name in live.tables
     }
-    # Referencing tables first. What remains of a cycle loses its foreign keys beforehand.
+    # Referencing tables first.
     waiting = dict(sorted(gone.items()))
     while waiting:
         free = [
@@ -261,7 +258,20 @@ def _dropped(
                 if other != name
                 for fk in live.tables[other].foreign_keys
             )
-        ] or list(waiting)[:1]
+        ]
+        if not free:
+            # A cycle: the table that sorts first goes once nobody refers to it any more.
+            free = list(waiting)[:1]
+            for other, registered in waiting.items():
+                for fk in live.tables[other].foreign_keys:
+                    if fk.ref_table == free[0] and other != free[0] and not fk.inherited:
+                        yield c.DropConstraint(
+                            server=server,
+                            table=live.tables[other],
+                            shard=registered.shard,
+                            name=fk.name,
+                            why=c.Why.REPLACED,
+                        )
         for name in free:
             managed = waiting.pop(name)
             yield c.DropTable(
@@ -270,9 +280,6 @@ def _dropped(
                 shard=managed.shard,
                 populated=_populated(live.tables[name], live_leaves),
                 why=c.Why.REMOVED,
-                foreign_keys=tuple(
-                    fk for fk in live.tables[name].foreign_keys if fk.ref_table in waiting
-                ),
             )
 
 
@@ -399,7 +406,7 @@ def listed(check: Check) -> frozenset[str]:
 
 def _array(text: str) -> list[str]:
     items = re.findall(r'"((?:[^"\\]|\\.)*)"|([^,{}]+)', text[1:-1])
-    return [re.sub(r"\\(.)", r"\1", quoted) if not plain else plain for quoted, plain in items]
+    return [plain or re.sub(r"\\(.)", r"\1", quoted) for quoted, plain in items]
 
 
 def _keys(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
@@ -551,9 +558,7 @@ def _leaf(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.Chang
     yield from _properties(on, live, leaf)
 
 
-def _triggers_and_policies(
-    on: dict[str, object], live: Table, table: Table
-) -> Iterator[c.Change]:
+def _triggers_and_policies(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
     triggers = {t.name: t for t in live.triggers}
     for trigger in table.triggers:
         old = triggers.pop(trigger.name, None)
@@ -654,9 +659,7 @@ def _views(
             view.columns[: len(old.columns)] == old.columns
             and view.types[: len(old.types)] == old.types
         )
-        yield c.CreateView(
-            server=server, view=view, managed=managed, exists=True, swap=not appends
-        )
+        yield c.CreateView(server=server, view=view, managed=managed, exists=True, swap=not appends)
     for (kind, name), _ in sorted(live.managed.items()):
         if kind == "view" and name not in desired.views and name in live.views:
             yield c.DropView(server=server, view=live.views[name], why=c.Why.REMOVED)

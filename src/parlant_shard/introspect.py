@@ -44,7 +44,9 @@ from parlant_shard.sqlfiles import queries
 
 Row = dict[str, Any]
 
-OURS = "parlant_shard_"  # what our foreign servers, publications, subscriptions and slots start with
+OURS = (
+    "parlant_shard_"  # what our foreign servers, publications, subscriptions and slots start with
+)
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)'
 _BRANCH = re.compile(
@@ -92,6 +94,8 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         can=frozenset(can),
         extensions_available=frozenset(row["extensions_available"] or ()),
         in_recovery=row["in_recovery"],
+        read_only=row["read_only"],
+        identity=row["identity"],
     )
 
 
@@ -487,7 +491,9 @@ def _one(connection: db.Connection, name: str, **params: Any) -> Row:
     return _all(connection, name, **params)[0]
 
 
-def _grouped(connection: db.Connection, name: str, key: str, namespace: str) -> Mapping[int, list[Row]]:
+def _grouped(
+    connection: db.Connection, name: str, key: str, namespace: str
+) -> Mapping[int, list[Row]]:
     groups: dict[int, list[Row]] = defaultdict(list)
     for row in _all(connection, name, namespace=namespace):
         groups[row[key]].append(row)

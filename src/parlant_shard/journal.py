@@ -37,7 +37,9 @@ def exists(connection: Connection) -> bool:
     return bool(row and row["present"])
 
 
-def start(connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str) -> None:
+def start(
+    connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str
+) -> None:
     """Record a run; earlier ones of the topology that still say running are marked interrupted."""
     with connection.transaction():
         connection.execute(queries("journal")["interrupt_others"], {"topology": plan.topology})

@@ -123,9 +123,11 @@ def up(
     """Make sure that the server of `directory` exists and runs, and return it.
 
     Does nothing to a server that runs: `durable` and `settings` (added to the built-in ones, or
-    replacing them) take effect at the next start. Repairs an unclean stop. Several processes may
-    call it at once. Raises ServerError PS420 (no binaries), PS422 (initdb), PS423 (start), PS424
-    (data of another major version), PS426 (directory or account), PS427 (lock), PS428 (setting).
+    replacing them) take effect at the next start. Repairs an unclean stop; a server that is not
+    durable may then lose its last commits, and all its data when the machine itself crashed.
+    Several processes may call it at once. Raises ServerError PS420 (no binaries), PS422 (initdb),
+    PS423 (start), PS424 (data of another major version), PS426 (directory or account), PS427
+    (lock), PS428 (setting).
     """
     directory = Path(os.path.abspath(directory))
     with _explained(directory):

@@ -62,12 +62,12 @@ def wanted(
     return tuple(ranges)
 
 
-def uncovered(ranges: Iterable[Range], existing: Iterable[tuple[datetime | None, datetime | None]]) -> tuple[Range, ...]:
+def uncovered(
+    ranges: Iterable[Range], existing: Iterable[tuple[datetime | None, datetime | None]]
+) -> tuple[Range, ...]:
     """What remains of `ranges` beside `existing` (None is unbounded): after a change of the
     interval, old partitions stay and new ones fill the space around them."""
-    taken = sorted(
-        (lower or datetime.min, upper or datetime.max) for lower, upper in existing
-    )
+    taken = sorted((lower or datetime.min, upper or datetime.max) for lower, upper in existing)
     free: list[Range] = []
     for lower, upper in ranges:
         at = lower

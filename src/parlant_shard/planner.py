@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from parlant_shard import canonical, db, local, scratch
 from parlant_shard import changes as c
@@ -138,23 +138,31 @@ def _check_servers(
         if about.in_recovery:
             raise TopologyError(
                 f'server "{name}" is a replica: it cannot be changed',
-                code="PS140",
+                code="PS160",
                 hint="give the primary's address as dsn (or admin_dsn); list the replica under "
                 "`replicas`",
                 **place,  # type: ignore[arg-type]  # the three keywords of a place
+            )
+        if about.read_only:
+            raise TopologyError(
+                f'server "{name}" is read-only (default_transaction_read_only = on)',
+                code="PS167",
+                hint=f"ALTER DATABASE {canonical.quote(about.database)} RESET "
+                "default_transaction_read_only; a replica needs its primary's address as dsn",
+                **place,  # type: ignore[arg-type]
             )
         if about.settings.get("server_encoding") != "UTF8":
             raise TopologyError(
                 f'the database of server "{name}" has the encoding '
                 f"{about.settings.get('server_encoding')}, UTF8 is needed",
-                code="PS141",
+                code="PS161",
                 hint="bucket numbers and names are computed over UTF-8; use a UTF8 database",
                 **place,  # type: ignore[arg-type]
             )
         if "namespace" not in about.can:
             raise TopologyError(
                 f'schema "{topology.namespace}" does not exist on server "{name}"',
-                code="PS142",
+                code="PS162",
                 hint=f"CREATE SCHEMA {canonical.quote(topology.namespace)}",
                 **place,  # type: ignore[arg-type]
             )
@@ -176,7 +184,7 @@ def _check_servers(
             ):
                 raise TopologyError(
                     f'role "{about.user}" {what} on server "{name}"',
-                    code="PS143",
+                    code="PS163",
                     hint=statement,
                     **place,  # type: ignore[arg-type]
                 )
@@ -184,7 +192,7 @@ def _check_servers(
     if same is not None:
         raise TopologyError(
             f'servers "{same[0]}" and "{same[1]}" are the same database',
-            code="PS144",
+            code="PS164",
             hint="list a database once; several shards can share a server",
             file=str(topology.file),
             line=topology.line(f"servers.{same[1]}"),
@@ -194,7 +202,7 @@ def _check_servers(
         if server not in topology.servers:
             raise TopologyError(
                 f'server "{server}" is gone from the topology, but shard "{shard}" is still on it',
-                code="PS145",
+                code="PS165",
                 hint=f'list server "{server}" again, take its shards out of the topology, apply, '
                 "and remove the server then",
                 file=str(topology.file),
@@ -204,12 +212,11 @@ def _check_servers(
 
 
 def _same_database(found: Mapping[str, Facts]) -> tuple[str, str] | None:
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[str, str] = {}
     for name, about in found.items():
-        address = (about.host, about.port, about.database)
-        if address in seen:
-            return seen[address], name
-        seen[address] = name
+        if about.identity in seen:
+            return seen[about.identity], name
+        seen[about.identity] = name
     return None
 
 
@@ -310,9 +317,7 @@ def _without_ours(catalog: Catalog) -> Catalog:
 
 
 @contextmanager
-def _scratch(
-    topology: Topology, found: Mapping[str, Facts], major: int
-) -> Iterator[db.Connection]:
+def _scratch(topology: Topology, found: Mapping[str, Facts], major: int) -> Iterator[db.Connection]:
     """A scratch database on a server of this major, or on an embedded one as a last resort."""
     server = scratch.scratch_server(topology, found, major)
     if server is not None:
@@ -328,7 +333,7 @@ def _scratch(
             raise TopologyError(
                 f"no role of ours may create a scratch database on a PostgreSQL {major} server, "
                 f"and no embedded server is to be had: {error.message}",
-                code="PS146",
+                code="PS166",
                 hint=f"ALTER ROLE {canonical.quote(user)} CREATEDB",
             ) from error
         try:
@@ -336,7 +341,7 @@ def _scratch(
                 raise TopologyError(
                     f"no role of ours may create a scratch database on a PostgreSQL {major} "
                     f"server, and the embedded server is of another major ({running.version})",
-                    code="PS146",
+                    code="PS166",
                     hint=f"ALTER ROLE {canonical.quote(user)} CREATEDB",
                 )
             with scratch.scratch_database(local.conninfo(home), "embedded scratch") as connection:
@@ -383,12 +388,12 @@ def _unused(topology: Topology) -> tuple[str, ...]:
 
 def _refuse_stranded_rows(state: State, changes: tuple[c.Change, ...]) -> None:
     """Ask the shards before a workspace is taken from one that still has rows of it."""
-    by_server: dict[str, list[tuple[c.OnTable, Composable]]] = {}
-    for change in changes:
-        query = _stranded(state, change)
-        if query is not None:
-            assert isinstance(change, c.OnTable)
-            by_server.setdefault(change.server, []).append((change, query))
+    by_server: dict[str, list[tuple[c.OnTable, Composed]]] = {}
+    for candidate in changes:
+        if isinstance(candidate, c.SwapCheck | c.DropTable):
+            query = _stranded(state, candidate)
+            if query is not None:
+                by_server.setdefault(candidate.server, []).append((candidate, query))
     for server, queries in by_server.items():
         with db.session(state.topology, server) as connection:
             for change, query in queries:
@@ -405,8 +410,9 @@ def _refuse_stranded_rows(state: State, changes: tuple[c.Change, ...]) -> None:
                     raise _stranded_error(state, change, [r["workspace"] for r in rows])
 
 
-def _stranded(state: State, change: c.Change) -> Composable | None:
+def _stranded(state: State, change: c.SwapCheck | c.DropTable) -> Composed | None:
     key = Identifier(state.tenancy.key)
+    condition: Composable
     if isinstance(change, c.SwapCheck) and change.narrows and change.table.kind != Relkind.FOREIGN:
         if "bucket(" in change.new.definition + change.old.definition:
             expression = change.new.definition.removeprefix("CHECK ")
@@ -444,7 +450,9 @@ def _stranded_error(state: State, change: c.OnTable, workspaces: list[str]) -> S
     topology = state.topology
     names = ", ".join(f'"{w}"' for w in sorted(workspaces))
     home = shard_of(topology, workspaces[0])
-    wants = f'the topology now places it on shard "{home}"' if home else "the topology names it no more"
+    wants = (
+        f'the topology now places it on shard "{home}"' if home else "the topology names it no more"
+    )
     undo = f'put {names} back under shard "{change.shard}"'
     return SchemaError(
         f'workspace {names} still has rows in "{change.table.name}" on shard "{change.shard}", '

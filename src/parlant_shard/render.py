@@ -58,11 +58,12 @@ def summary(plan: Plan) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A plain table, columns padded, numbers to the right."""
     body = [[_cell(c) for c in row] for row in rows]
-    widths = [
-        max(len(header[i]), *(len(row[i]) for row in body), 0) for i in range(len(header))
-    ]
+    widths = [max(len(header[i]), *(len(row[i]) for row in body), 0) for i in range(len(header))]
     numeric = [
-        bool(body) and all(row[i].replace(",", "").lstrip("-").isdigit() or row[i] in {"", "-"} for row in body)
+        bool(body)
+        and all(
+            row[i].replace(",", "").lstrip("-").isdigit() or row[i] in {"", "-"} for row in body
+        )
         for i in range(len(header))
     ]
 
@@ -81,7 +82,9 @@ def size(bytes_: int) -> str:
     value = float(bytes_)
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if value < 1024 or unit == "TB":
-            return f"{value:.0f} {unit}" if value >= 10 or unit == "bytes" else f"{value:.1f} {unit}"
+            return (
+                f"{value:.0f} {unit}" if value >= 10 or unit == "bytes" else f"{value:.1f} {unit}"
+            )
         value /= 1024
     raise AssertionError
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from parlant_shard import db
 from parlant_shard.catalog import Catalog, Facts, Relkind, Table, Window
@@ -66,7 +66,9 @@ def scratch_database(dsn: str, server: str) -> Iterator[db.Connection]:
         finally:
             owner.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
     except psycopg.Error as error:
-        raise db.wrap(error, server=server, doing="reading the schema in a scratch database") from error
+        raise db.wrap(
+            error, server=server, doing="reading the schema in a scratch database"
+        ) from error
     finally:
         owner.close()
 
@@ -81,7 +83,9 @@ def _clear_leftovers(connection: db.Connection) -> None:
         made = row["name"].removeprefix(PREFIX).partition("_")[0]
         if made.isdigit() and time.time() - int(made) > STALE_SECONDS:
             try:
-                connection.execute(SQL("DROP DATABASE IF EXISTS {}").format(Identifier(row["name"])))
+                connection.execute(
+                    SQL("DROP DATABASE IF EXISTS {}").format(Identifier(row["name"]))
+                )
             except psycopg.Error:  # somebody else clears it, or connected meanwhile
                 continue
 
@@ -126,7 +130,9 @@ def rebuild(connection: db.Connection, base: Catalog, topology: Topology) -> Cat
     _enter_namespace(connection, topology.namespace)
     connection.execute("SET check_function_bodies = off")
     for extension in sorted(base.extensions - {"plpgsql", "postgres_fdw"}):
-        connection.execute(SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(Identifier(extension)))
+        connection.execute(
+            SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(Identifier(extension))
+        )
     for enum in base.enums.values():
         connection.execute(ddl.create_enum(enum))
     connection.execute("SET search_path = ''")
@@ -141,9 +147,7 @@ def rebuild(connection: db.Connection, base: Catalog, topology: Topology) -> Cat
         for statement in ddl.dressing(table):
             connection.execute(statement)
         for fk in table.foreign_keys:
-            connection.execute(
-                ddl.alter(table.name, SQL("ADD ") + ddl.named_foreign_key(fk))
-            )
+            connection.execute(ddl.alter(table.name, SQL("ADD ") + ddl.named_foreign_key(fk)))
     return _finish(connection, topology)
 
 
@@ -200,7 +204,7 @@ def control_column(options: IndexOptions, topology: Topology) -> str | None:
     return None
 
 
-def create_index(ddl: Ddl, name: str, options: IndexOptions, topology: Topology) -> Composable:
+def create_index(ddl: Ddl, name: str, options: IndexOptions, topology: Topology) -> Composed:
     """The CREATE INDEX of an entry of `indexes:`; a rolling one carries the sentinel date."""
     items = []
     for column in options.index_columns:

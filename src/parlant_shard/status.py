@@ -43,7 +43,7 @@ def status(topology: Topology) -> dict[str, Any]:
         "topology": topology.name,
         "coordinator": topology.coordinator,
         "servers": [
-            {"server": n, **{k: s[k] for k in ("version", "error", "lag") if k in s}}
+            {"server": n, **{k: s[k] for k in ("version", "error", "hint") if k in s}}
             for n, s in found.items()
         ],
         "shards": shards,
@@ -62,7 +62,7 @@ def _server(topology: Topology, name: str) -> dict[str, Any]:
             if not journal.exists(connection):
                 return {**empty, "version": version}
             params = {"topology": topology.name, "namespace": topology.namespace}
-            found = {
+            found: dict[str, Any] = {
                 "tables": _rows(connection, "tables", params),
                 "partitions": _rows(connection, "partitions", params),
                 "placements": connection.execute(
@@ -78,7 +78,7 @@ def _server(topology: Topology, name: str) -> dict[str, Any]:
                 found["run"] = _last_run(connection, topology.name)
             return found
     except CannotConnect as error:
-        return {**empty, "error": error.message}
+        return {**empty, "error": error.message, "hint": error.hint}
 
 
 def _rows(connection: Connection, name: str, params: dict[str, str]) -> list[dict[str, Any]]:

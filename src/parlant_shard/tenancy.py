@@ -69,10 +69,7 @@ def tenancy(base: Catalog, topology: Topology) -> Tenancy:
     paths = _paths(tables, roots, stated, topology)
     kinds: dict[str, Kind] = {}
     for name in sorted(tables):
-        if name in stated:
-            kinds[name] = stated[name]  # type: ignore[assignment]  # None was filtered out above
-        else:
-            kinds[name] = "sharded" if name in roots or name in paths else "host"
+        kinds[name] = stated.get(name, "sharded" if name in roots or name in paths else "host")
         if kinds[name] == "sharded" and name not in roots and name not in paths:
             raise SchemaError(
                 f'table "{name}" is declared sharded, but has no column "{key}" and no foreign key '
@@ -135,14 +132,14 @@ def _paths(
     """Walk from the roots outwards, one foreign key a round: shortest ways by construction."""
     paths: dict[str, tuple[ForeignKey, ...]] = {}
     reached = set(roots)
-    waiting = {
-        n for n in tables if n not in roots and stated.get(n, "sharded") == "sharded"
-    }
+    waiting = {n for n in tables if n not in roots and stated.get(n, "sharded") == "sharded"}
     while True:
         found: dict[str, tuple[ForeignKey, ...]] = {}
         for name in sorted(waiting):
             candidates = [
-                fk for fk in tables[name].foreign_keys if fk.ref_table in reached and fk.ref_table != name
+                fk
+                for fk in tables[name].foreign_keys
+                if fk.ref_table in reached and fk.ref_table != name
             ]
             options = topology.tables.get(name)
             wanted = options.path if options else None

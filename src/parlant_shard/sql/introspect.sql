@@ -5,6 +5,10 @@ SELECT current_setting('server_version_num')::int AS version_num,
        current_user AS "user",
        pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()) AS now,
        pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT pg_catalog.concat_ws('/', c.system_identifier, d.oid, pg_catalog.pg_postmaster_start_time())
+          FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+         WHERE d.datname = current_database()) AS identity,
+       current_setting('transaction_read_only')::bool AS read_only,
        r.rolsuper AS superuser,
        r.rolcreatedb AS create_database,
        r.rolcreaterole AS create_role,

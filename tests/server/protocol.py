@@ -1,0 +1,338 @@
+"""The plan protocol: plan, hazards, apply, look, plan again. Every change of a cluster goes by it.
+
+`World` has the databases of one cluster; a `Layout` is a topology that does not know them yet: its
+servers say `dsn: "${core}"`, and each world puts its own databases in. So the same layout can be
+applied to a world that has changed several times and to a fresh one, and both must be equal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from parlant_shard.apply import Outcome, apply
+from parlant_shard.catalog import Catalog, Table, plain
+from parlant_shard.errors import HazardNotAllowed
+from parlant_shard.plan import NEEDS_ALLOW, Kind, Plan
+from parlant_shard.planner import make_plan, plan_of, read_servers, read_state
+from parlant_shard.topology import Topology, load_topology
+from servers import Clusters, database_name
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+NONE: frozenset[str] = frozenset()
+DROPS = frozenset({"drops-object"})
+DELETES = frozenset({"deletes-data"})
+
+# The smallest schema with everything that matters: the key, one hop, and two hops by time.
+SCHEMA = """
+CREATE TABLE account (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  workspace_id text NOT NULL,
+  name text
+);
+CREATE TABLE item (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  account_id uuid NOT NULL REFERENCES account (id) ON DELETE CASCADE,
+  note varchar(20),
+  size integer DEFAULT 0
+);
+CREATE INDEX item_note_idx ON item (note);
+CREATE TABLE log (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  item_id uuid NOT NULL REFERENCES item (id) ON DELETE CASCADE,
+  at timestamptz NOT NULL DEFAULT now(),
+  body text
+);
+CREATE INDEX log_item_idx ON log (item_id, at);
+"""
+BY_MONTH = {"log": {"partition": {"by": "at", "every": "1 month", "premake": 1}}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A topology file and the DDL files beside it, with `${server}` for connection strings."""
+
+    text: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Return the names whose databases the file asks for."""
+        return tuple(dict.fromkeys(re.findall(r"\$\{(\w+)\}", self.text)))
+
+
+def layout(
+    shards: Mapping[str, Any],
+    *,
+    ddl: str | None = SCHEMA,
+    servers: Iterable[str] = (),
+    coordinator: str = "core",
+    **sections: Any,
+) -> Layout:
+    """Make a layout. A shard is a list of workspaces on the coordinator, `(server, list)` or a section.
+
+    `ddl` is the schema; None where `schema` is among the other sections of the file.
+    """
+    placed = {}
+    for name, shard in shards.items():
+        match shard:
+            case dict():
+                placed[name] = {"server": coordinator, **shard}
+            case (str(server), list(workspaces)):
+                placed[name] = {"server": server, "workspaces": workspaces}
+            case _:
+                placed[name] = {"server": coordinator, "workspaces": list(shard)}
+    names = dict.fromkeys([coordinator, *servers, *(s["server"] for s in placed.values())])
+    document = {
+        "version": 1,
+        "name": "layout",
+        "servers": {name: {"dsn": f"${{{name}}}"} for name in names},
+        "coordinator": coordinator,
+        "shards": placed,
+        **({"schema": {"files": ["schema.sql"]}} if ddl is not None else {}),
+        **sections,
+    }
+    # JSON is YAML, and needs no thought about quotes.
+    return Layout(
+        text=json.dumps(document, ensure_ascii=False, indent=1),
+        files={"schema.sql": ddl} if ddl is not None else {},
+    )
+
+
+class World:
+    """The databases of one cluster of servers, made when a layout first names them."""
+
+    def __init__(self, directory: Path, clusters: Clusters, *, over: int = 1) -> None:
+        self.directory, self.clusters, self.over = directory, clusters, over
+        # Replication slots are of a whole server: the name tells worlds apart.
+        self.name = f"w{secrets.token_hex(4)}"
+        self.dsns: dict[str, str] = {}
+
+    # --- talking to it ---------------------------------------------------------------------------
+
+    def dsn(self, server: str) -> str:
+        """Return the conninfo of a server's database; the servers are spread over the clusters."""
+        if server not in self.dsns:
+            cluster = self.clusters.get(len(self.dsns) % self.over)
+            self.dsns[server] = cluster.new_database("p")
+        return self.dsns[server]
+
+    @contextmanager
+    def connect(self, server: str = "core") -> Iterator[Connection]:
+        with psycopg.connect(self.dsn(server), autocommit=True) as connection:
+            yield connection
+
+    def execute(self, *statements: str, server: str = "core") -> None:
+        """Execute statements on a server, each by itself."""
+        with self.connect(server) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def rows(self, query: str, *, server: str = "core") -> list[tuple[Any, ...]]:
+        with self.connect(server) as connection:
+            return connection.execute(query).fetchall()
+
+    def value(self, query: str, *, server: str = "core") -> Any:
+        return self.rows(query, server=server)[0][0]
+
+    # --- the stages ------------------------------------------------------------------------------
+
+    def load(self, what: Layout | str) -> Topology:
+        """Write the files of a layout and read the topology as a user would."""
+        what = Layout(text=what) if isinstance(what, str) else what
+        environ = {name: self.dsn(name) for name in what.servers}
+        for name, content in what.files.items():
+            (self.directory / name).write_text(content, encoding="utf-8")
+        file = self.directory / f"{self.name}.yaml"
+        text = re.sub(r'("?name"?: )"?layout"?', rf"\g<1>{self.name}", what.text, count=1)
+        file.write_text(text, encoding="utf-8")
+        return load_topology(file, environ=environ)
+
+    def plan(self, what: Layout | str) -> Plan:
+        """Plan, and check what holds of every plan."""
+        topology = self.load(what)
+        plan = make_plan(topology)
+        check_plan(plan, secrets=[conninfo_to_dict(d).get("password") for d in self.dsns.values()])
+        return plan
+
+    def apply(self, what: Layout | str, *, allow: frozenset[str] = NONE) -> Outcome:
+        """Apply without looking at the result."""
+        return apply(self.load(what), allow=allow)
+
+    def catalogs(self, what: Layout | str) -> dict[str, Any]:
+        """Return what all servers hold, without what differs from world to world."""
+        topology = self.load(what)
+        live, _ = read_servers(topology)
+        return self._normal(live)
+
+    def converge(self, what: Layout | str, *, allow: frozenset[str] = NONE) -> Outcome:
+        """Plan, be refused without `allow`, apply, find what was desired, plan nothing more.
+
+        `allow` must name exactly the hazards that need it.
+        """
+        plan = self.plan(what)
+        needed = NEEDS_ALLOW.intersection(plan.hazards)
+        assert needed == allow, [(s.title, s.hazards) for s in plan.steps if s.hazards]
+        topology = self.load(what)
+        if needed:
+            with pytest.raises(HazardNotAllowed) as refused:
+                apply(topology)
+            assert refused.value.code == "PS503"
+            assert make_plan(topology).fingerprint == plan.fingerprint
+        outcome = apply(topology, allow=allow)
+        assert outcome.plan == plan
+        self.settled(what)
+        return outcome
+
+    def settled(self, what: Layout | str) -> None:
+        """Require that the servers hold what is desired, and that there is nothing to plan."""
+        state = read_state(self.load(what))
+        assert [s.title for s in plan_of(state).steps] == []
+        live, desired = self._normal(state.live), self._normal(state.desired.catalogs)
+        for server, wanted in desired.items():
+            has = _common(live[server], wanted)
+            assert has == _common(wanted, wanted), f"server {server}"
+
+    def evolve(
+        self,
+        steps: Sequence[Layout],
+        *,
+        allow: frozenset[str] = NONE,
+        between: Callable[[World], None] = lambda _world: None,
+    ) -> Outcome:
+        """Apply the layouts in turn, the last by the protocol; it must equal a fresh world.
+
+        `between` runs after the first. `allow` is for the last.
+        """
+        for number, step in enumerate(steps[:-1]):
+            self.apply(step)
+            if number == 0:
+                between(self)
+        outcome = self.converge(steps[-1], allow=allow)
+        self.equals_fresh(steps[-1])
+        return outcome
+
+    def equals_fresh(self, what: Layout) -> None:
+        """Require that the servers equal those of a fresh world of the same layout."""
+        fresh = World(self.directory, self.clusters, over=self.over)
+        # A server goes to the same cluster there, whatever the order of its first mention.
+        for server in self.dsns:
+            fresh.dsn(server)
+        fresh.apply(what)
+        mine, theirs = self.catalogs(what), fresh.catalogs(what)
+        for server, wanted in theirs.items():
+            has = _common(mine[server], wanted)
+            assert has == _common(wanted, wanted), f"server {server}"
+
+    def _normal(self, catalogs: Mapping[str, Catalog]) -> dict[str, Any]:
+        text = json.dumps({name: shape(c) for name, c in catalogs.items()}, sort_keys=True)
+        for server, dsn in self.dsns.items():
+            text = text.replace(database_name(dsn), f"database of {server}")
+        normal: dict[str, Any] = json.loads(text.replace(self.name, "name"))
+        return normal
+
+
+def check_plan(plan: Plan, *, secrets: Iterable[str | None] = ()) -> None:
+    """Require what holds of every plan: it travels as JSON, and each step says what it does."""
+    text = json.dumps(plan.to_json())
+    assert Plan.from_json(json.loads(text)) == plan
+    for secret in filter(None, secrets):
+        assert secret not in text
+    assert len({s.id for s in plan.steps}) == len(plan.steps)
+    assert [s.phase for s in plan.steps] == sorted(s.phase for s in plan.steps)
+    for step in plan.steps:
+        assert step.title
+        assert step.sql
+        assert step.statement_timeout_ms > 0
+        assert step.transactional == (step.kind in {Kind.METADATA, Kind.VALIDATE})
+        concurrently = any(re.match(r"\w+ (UNIQUE )?INDEX CONCURRENTLY", s) for s in step.sql)
+        if concurrently:
+            # In a transaction it is refused, and a lock timeout leaves an INVALID index behind.
+            assert not step.transactional
+            assert step.lock_timeout_ms == 0
+            assert len(step.sql) == 1
+        if step.transactional:
+            assert 0 < step.lock_timeout_ms <= 1_000
+        if any("VALIDATE CONSTRAINT" in s for s in step.sql):
+            # With NOT VALID in one transaction, the strong lock would last for the whole scan.
+            assert len(step.sql) == 1
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def shape(catalog: Catalog) -> dict[str, Any]:
+    """Return a catalogue as JSON data in which only what matters can differ.
+
+    Left out are the order of a table's columns, the names of a partition's own indexes and keys,
+    and whether a partition's constraint came from its parent.
+    """
+    found: dict[str, Any] = plain(catalog)
+    for name, table in catalog.tables.items():
+        found["tables"][name] = _table(table)
+    return found
+
+
+def _table(table: Table) -> dict[str, Any]:
+    leaf = table.parent is not None
+    data: dict[str, Any] = plain(table)
+    for part in ("columns", "keys", "checks", "foreign_keys", "indexes", "triggers", "policies"):
+        items = [{k: v for k, v in item.items() if k != "inherited"} for item in data.get(part, ())]
+        if leaf and part in {"keys", "indexes"}:
+            for item in items:
+                del item["name"]
+                item.pop("columns", None)
+                item.pop("window", None)
+            data[part] = sorted(items, key=lambda i: json.dumps(i, sort_keys=True))
+        else:
+            data[part] = {item.pop("name"): item for item in items}
+    if leaf:
+        # Row security, policies and triggers of a partition are asked of the parent.
+        for part in ("triggers", "policies", "row_security", "force_row_security", "comment"):
+            data.pop(part, None)
+        for column in data["columns"].values():
+            # Identity is the parent's, a comment is not carried down.
+            column.pop("identity", None)
+            column.pop("comment", None)
+        if data.get("replica_identity", "").startswith("i:"):
+            data["replica_identity"] = "index"
+    for index in data["indexes"].values() if not leaf else data["indexes"]:
+        index.pop("window", None)
+    return data
+
+
+def _common(catalog: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a catalogue without what nobody takes away and nobody registered.
+
+    Extensions, functions, enums and grants that a schema names no more stay, and so do tables that
+    were there before us.
+    """
+    found = dict(catalog)
+    for kind in ("functions", "enums"):
+        found[kind] = {k: v for k, v in catalog.get(kind, {}).items() if k in wanted.get(kind, {})}
+    found["extensions"] = sorted(
+        set(catalog.get("extensions", ())) & set(wanted.get("extensions", ()))
+    )
+    ours = {m["name"] for m in catalog.get("managed", {}).values()}
+    parents = {n: t.get("parent") for n, t in catalog.get("tables", {}).items()}
+    found["tables"] = {
+        name: {k: v for k, v in table.items() if k != "grants"}
+        for name, table in catalog.get("tables", {}).items()
+        if name in ours or parents[name] in ours
+    }
+    found["views"] = {n: v for n, v in catalog.get("views", {}).items() if n in ours}
+    for kind in ("foreign_servers", "user_mappings", "slots", "publications", "subscriptions"):
+        found.setdefault(kind, wanted.get(kind) and type(wanted[kind])() or {})
+    for incidental in ("other_relations", "internal_version"):
+        found.pop(incidental, None)
+    return found
