@@ -227,7 +227,14 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
             hint="make a new plan and look at it",
         )
     if saved.fingerprint == fresh.fingerprint:
-        return saved
+        if saved.steps == fresh.steps:
+            return saved
+        raise StalePlan(
+            "the plan's steps are not those that would be planned now",
+            code="PS502",
+            hint="the clock moved on to another partition, the file was edited, or another release "
+            "made it; make a new plan and look at it",
+        )
     begun = (
         journal.unfinished(lock, topology.name, saved.fingerprint) if journal.exists(lock) else None
     )
@@ -260,7 +267,8 @@ def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
     needed = {h for h in plan.hazards if h in NEEDS_ALLOW} - allow
     if needed:
         first = next(s for s in plan.steps if needed.intersection(s.hazards))
-        options = " ".join(f"--allow {h}" for h in sorted(needed))
+        every = NEEDS_ALLOW.intersection(plan.hazards)
+        options = " ".join(f"--allow {h}" for h in sorted(every))
         raise HazardNotAllowed(
             f"{_plural(len([s for s in plan.steps if needed.intersection(s.hazards)]), 'step')} "
             f"would {' and '.join(_meaning(h) for h in sorted(needed))}, first of all: {first.title}",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Any
@@ -183,6 +183,8 @@ class Table:
     detach_pending: bool = False
     # Not part of the state: whether the heap has any page. Left out of comparison and fingerprint.
     populated: bool = field(default=False, compare=False)
+    owner: str = field(default="", compare=False)
+    owned: bool = field(default=True, compare=False)  # whether our role acts as the owner
 
     def column(self, name: str) -> Column | None:
         return next((c for c in self.columns if c.name == name), None)
@@ -302,7 +304,8 @@ class Catalog:
     directory: frozenset[Placement] = frozenset()  # coordinator: every workspace
     placements: frozenset[Placement] = frozenset()  # this server's own workspaces
     managed: Mapping[tuple[str, str], Managed] = field(default_factory=dict)
-    other_relations: frozenset[str] = frozenset()  # names taken by what we do not model
+    # Names taken by what we do not model, with what has them: "view", "sequence", "type" …
+    other_relations: Mapping[str, str] = field(default_factory=dict)
     unsupported: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -323,6 +326,7 @@ class Facts:
     roles: frozenset[str]  # roles of the cluster
     can: frozenset[str]  # create-database, create-schema, create-role, replication, subscribe, fdw
     extensions_available: frozenset[str]
+    extensions_trusted: frozenset[str] = frozenset()
     in_recovery: bool = False
     read_only: bool = False
     identity: str = ""  # of this very database, whatever address led to it
@@ -332,25 +336,39 @@ class Facts:
         return self.version_num // 10000
 
 
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
+def _compared(kind: type) -> tuple[str, ...]:
+    """The fields of a value that are state: no secrets, nothing incidental."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(f.name for f in fields(kind) if f.repr and f.compare)
+    return _FIELDS[kind]
+
+
 def plain(value: Any) -> Any:
     """Turn a catalogue value into JSON-ready data, sorted, without secrets or incidental fields."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: plain(getattr(value, f.name))
-            for f in fields(value)
-            if f.repr and f.compare and getattr(value, f.name) not in (None, (), "", False)
-        }
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
-    if isinstance(value, frozenset):
-        return sorted((plain(v) for v in value), key=lambda v: json.dumps(v, sort_keys=True))
-    if isinstance(value, tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ")
-    if isinstance(value, Enum):
-        return value.value
-    return value
+    match value:
+        case None | bool() | int():
+            return value
+        case Enum():
+            return value.value
+        case str():
+            return value
+        case tuple():
+            return [plain(v) for v in value]
+        case Mapping():
+            return {str(k): plain(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
+        case frozenset():
+            return sorted(map(plain, value), key=lambda v: json.dumps(v, sort_keys=True))
+        case datetime():
+            return value.isoformat(sep=" ")
+    found = {}
+    for name in _compared(type(value)):
+        inner = getattr(value, name)
+        if inner:
+            found[name] = plain(inner)
+    return found
 
 
 def fingerprint(catalogs: Mapping[str, Catalog], *extra: str) -> str:

@@ -114,7 +114,12 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return Exit.FAILED
     except OSError as error:
-        _error("PS902", f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), None)
+        what = f' "{error.filename}"' if error.filename else ""
+        _error(
+            "PS902",
+            f"the operating system refused{what}: {(error.strerror or str(error)).lower()}",
+            "look at the path, its permissions and the free space",
+        )
         return Exit.FAILED
     except Exception as error:
         if options.verbose:
@@ -156,10 +161,10 @@ def _error(code: str, message: str, hint: str | None, **place: Any) -> None:
     label = typer.style("error", fg="red", bold=True) if options.color else "error"
     where = ""
     if place.get("file"):
-        where = f"{place['file']}:{place.get('line') or 1}: "
+        line = f":{place['line']}" if place.get("line") else ""
+        where = f"{place['file']}{line}: "
     _tell(f"{label} {code}: {where}{message}")
-    if hint:
-        _tell(f"  hint: {hint}")
+    _tell(f"  hint: {hint or 'look at the log of the server, and run it again with -v'}")
 
 
 def _shard_error(error: ShardError) -> None:
@@ -259,9 +264,16 @@ def plan(
 
     found = make_plan(_load(file))
     if out is not None:
-        out.write_text(
-            json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        try:
+            out.write_text(
+                json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as error:
+            raise TopologyError(
+                f'"{out}" cannot be written: {_reason(error)}',
+                code="PS156",
+                hint="name a file in a directory that exists",
+            ) from error
     if options.json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
@@ -332,20 +344,25 @@ def _saved_plan(file: Path) -> tuple[Plan | None, Path]:
         return None, file
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        found = Plan.from_json(data)
+        known = data.get("format_version", FORMAT_VERSION)
+        found = Plan.from_json(data) if known == FORMAT_VERSION else None
     except FileNotFoundError as error:
         raise TopologyError(
             f'"{file}" does not exist', code="PS151", hint="name a topology or a saved plan"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TopologyError(f'"{file}" cannot be read: {error}', code="PS151") from error
+        raise TopologyError(
+            f'"{file}" cannot be read: {_reason(error)}',
+            code="PS151",
+            hint="look at the path and its permissions",
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TopologyError(
             f'"{file}" is no plan of parlant-shard',
             code="PS152",
             hint="make one with `parlant-shard plan TOPOLOGY -o PLAN.json`",
         ) from error
-    if data.get("format_version") != FORMAT_VERSION:
+    if found is None:
         raise TopologyError(
             f'plan "{file}" has the format {data.get("format_version")}, this release knows '
             f"{FORMAT_VERSION}",
@@ -355,7 +372,19 @@ def _saved_plan(file: Path) -> tuple[Plan | None, Path]:
     topology = Path(found.file)
     if not topology.is_absolute() and not topology.exists():
         topology = file.parent / topology
+    if not topology.exists():
+        raise TopologyError(
+            f'the plan names the topology file "{found.file}", which does not exist here',
+            code="PS155",
+            hint="run it in the directory in which the plan was made",
+        )
     return found, topology
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return (error.strerror or str(error)).lower()
 
 
 # --- looking --------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def redact(text: str, *secrets: str | None) -> str:
     """Replace passwords in a message of libpq or the server."""
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "***")
+            # As a word of its own: a password "x" must not blank out every x of a message.
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", text)
 
 
@@ -195,7 +196,9 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
         )
     if state == "42501":
         return PrivilegeError(
-            message, code="PS403", hint=diag.message_hint or "run it as a role that owns the tables"
+            message,
+            code="PS403",
+            hint=diag.message_hint or "connect as a role that may, or grant it",
         )
     if state in RETRYABLE:
         return ServerError(
@@ -206,4 +209,6 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
             "run the same command again: it resumes",
         )
     hint = _HINTS.get(state) or diag.message_hint
+    if hint is None:
+        hint = "look at the server's log around this moment for the statement and its context"
     return ServerError(f"{message} [{state}]", code="PS405", hint=hint)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from parlant_shard import canonical
 from parlant_shard import changes as c
 from parlant_shard.catalog import (
     Catalog,
@@ -120,6 +121,7 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
         managed = desired.managed["table", name]
         existing = live.tables.get(name)
         if name in creating:
+            _check_names(server, table, live)
             if existing is not None:
                 yield c.DropTable(
                     server=server,
@@ -157,11 +159,13 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
         assert existing is not None
         if ("table", name) not in live.managed:
             if managed.shard and not _looks_ours(existing):
+                foreign = "FOREIGN TABLE" if existing.kind is Relkind.FOREIGN else "TABLE"
                 raise SchemaError(
-                    f'table "{name}" exists on server "{server}" and is not managed by '
+                    f'{foreign.lower()} "{name}" exists on server "{server}" and is not managed by '
                     "parlant-shard",
                     code="PS222",
-                    hint="rename or drop that table, or choose another shard name",
+                    hint=f"ALTER {foreign} {canonical.quote(name)} RENAME TO …; or choose another "
+                    "shard name",
                 )
             if not managed.shard:
                 continue  # an existing reference or host table is its owner's business
@@ -192,12 +196,6 @@ def _replaceable(
 ) -> bool:
     """Whether the table is to be created: it is missing, or of another kind, ours and empty."""
     if existing is None:
-        if table.name in live.other_relations or table.name in live.views:
-            raise SchemaError(
-                f'the name "{table.name}" is taken by something that is no table',
-                code="PS222",
-                hint="rename it, or choose another shard name",
-            )
         return True
     same = existing.kind is table.kind and existing.partition_by == table.partition_by
     moved = existing.foreign and table.foreign and existing.foreign.server != table.foreign.server
@@ -227,6 +225,38 @@ def _replaceable(
             "can be filled by moving its workspaces there",
         )
     return True
+
+
+def _check_names(server: str, table: Table, live: Catalog) -> None:
+    """A table shares its names with types, views and sequences, and its indexes with everything."""
+    taken = {**live.other_relations, **dict.fromkeys(live.views, "view")}
+    taken |= dict.fromkeys(live.enums, "type")
+    if table.name in taken:
+        _refuse_name(server, table.name, taken[table.name])
+    wanted = _index_names(table)
+    for name in sorted(wanted):
+        if name in live.tables:
+            _refuse_name(server, name, "table")
+        if name in taken and "type" not in taken[name]:
+            _refuse_name(server, name, taken[name])
+    for other in live.tables.values():
+        if other.name != table.name:
+            for name in sorted(wanted & _index_names(other)):
+                _refuse_name(server, name, f'index of table "{other.name}"')
+
+
+def _index_names(table: Table) -> frozenset[str]:
+    return frozenset((*(k.name for k in table.keys), *(i.name for i in table.indexes)))
+
+
+def _refuse_name(server: str, name: str, what: str) -> None:
+    kind = what.split(" of ", maxsplit=1)[0].upper()
+    statement = f"ALTER {kind} {canonical.quote(name)} RENAME TO …; or " if " " not in kind else ""
+    raise SchemaError(
+        f'the name "{name}" is taken by a {what} on server "{server}"',
+        code="PS222",
+        hint=f"{statement}choose another shard name",
+    )
 
 
 def _populated(table: Table, live_leaves: Mapping[str, list[Table]]) -> bool:
@@ -639,19 +669,16 @@ def _views(
             yield c.CreateView(server=server, view=view, managed=managed)
             continue
         if old is None:
-            if name in live.tables or name in live.other_relations:
-                raise SchemaError(
-                    f'the name "{name}" of a federated view is taken on server "{server}"',
-                    code="PS222",
-                    hint="rename what has it",
-                )
+            taken = "table" if name in live.tables else live.other_relations.get(name)
+            if taken:
+                _refuse_name(server, name, taken)
             yield c.CreateView(server=server, view=view, managed=managed)
             continue
         if ("view", name) not in live.managed and old.text is not None:
             raise SchemaError(
                 f'view "{name}" exists on server "{server}" and is not managed by parlant-shard',
                 code="PS222",
-                hint="rename or drop that view",
+                hint=f"ALTER VIEW {canonical.quote(name)} RENAME TO …",
             )
         if _same_view(old, view):
             continue

@@ -47,7 +47,8 @@ class ShardError(Exception):
         self.path = path
 
     def __str__(self) -> str:
-        place = "" if self.file is None else f"{self.file}:{self.line or 1}: "
+        line = "" if self.line is None else f":{self.line}"
+        place = "" if self.file is None else f"{self.file}{line}: "
         where = "" if self.path is None else f" (at {self.path})"
         return f"{place}{self.message}{where}"
 

@@ -39,10 +39,22 @@ from parlant_shard.catalog import (
     UserMapping,
     View,
 )
-from parlant_shard.errors import ServerError
+from parlant_shard.errors import PrivilegeError, ServerError
 from parlant_shard.sqlfiles import queries
 
 Row = dict[str, Any]
+
+# The tables of our own schema, and how kinds of relations are called in messages.
+_TABLES = ("meta", "object", "shard", "directory", "placement", "run", "step")
+_KINDS = {
+    "m": "materialized view",
+    "S": "sequence",
+    "c": "composite type",
+    "r": "table of an extension",
+    "p": "table of an extension",
+    "f": "table of an extension",
+    "v": "view of an extension",
+}
 
 OURS = (
     "parlant_shard_"  # what our foreign servers, publications, subscriptions and slots start with
@@ -93,6 +105,7 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         roles=frozenset(row["roles"]),
         can=frozenset(can),
         extensions_available=frozenset(row["extensions_available"] or ()),
+        extensions_trusted=frozenset(row["extensions_trusted"] or ()),
         in_recovery=row["in_recovery"],
         read_only=row["read_only"],
         identity=row["identity"],
@@ -127,14 +140,14 @@ def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
 
     tables: dict[str, Table] = {}
     views: dict[str, View] = {}
-    others: set[str] = set()
+    others: dict[str, str] = {}
     unsupported: list[str] = []
     for relation in relations:
         oid, name, kind = relation["oid"], relation["name"], relation["kind"]
         if relation["of_extension"] or kind in {"m", "S", "c"}:
-            others.add(name)
-            if kind == "m":
-                unsupported.append(f"materialized view '{name}'")
+            others[name] = _KINDS[kind]
+            if kind == "m" and not relation["of_extension"]:
+                unsupported.append(f'materialized view "{name}"')
             continue
         if kind == "v":
             views[name] = _view(relation, columns[oid], grants[oid], namespace)
@@ -151,10 +164,11 @@ def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
             namespace,
         )
         if relation["parent"] is not None and not relation["is_partition"]:
-            unsupported.append(f"table inheritance of '{name}'")
+            unsupported.append(f'table inheritance of "{name}"')
     for row in _all(connection, "other_types", namespace=namespace):
-        what = "domain" if row["type"] == "d" else "composite type"
-        unsupported.append(f"{what} '{row['name']}'")
+        others[row["name"]] = {"d": "domain", "c": "composite type"}.get(row["type"], "type")
+        if row["type"] in {"d", "c"}:
+            unsupported.append(f'{others[row["name"]]} "{row["name"]}"')
 
     internal = _internal(connection, topology)
     return Catalog(
@@ -182,7 +196,7 @@ def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
         publications=_publications(connection, namespace),
         subscriptions=_subscriptions(connection),
         slots=frozenset(r["name"] for r in _all(connection, "slots") if r["name"].startswith(OURS)),
-        other_relations=frozenset(others) | internal.pop("of_other_topologies", frozenset()),
+        other_relations={**others, **internal.pop("of_other_topologies", {})},
         unsupported=tuple(unsupported),
         **internal,
     )
@@ -302,6 +316,8 @@ def _table(
         else None,
         detach_pending=bool(relation["detach_pending"]),
         populated=bool(relation["populated"]),
+        owner=relation["owner"],
+        owned=relation["owned"],
     )
 
 
@@ -458,8 +474,28 @@ def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
 
 
 def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
-    if not _one(connection, "internal_version")["present"]:
+    schema = next(iter(_all(connection, "internal_schema")), None)
+    if schema is None:
         return {}
+    user = connection.info.user
+    if not schema["usable"]:
+        raise PrivilegeError(
+            f'role "{user}" may not use schema "parlant_shard" of database '
+            f'"{connection.info.dbname}"',
+            code="PS413",
+            hint=f'connect as "{schema["owner"]}", who applied the topology before, or as a member '
+            "of that role",
+        )
+    if schema["ours"] == 0 and not schema["filled"]:
+        return {}  # made beforehand, to grant on it: ours to fill
+    if schema["ours"] != len(_TABLES):
+        raise ServerError(
+            f'schema "parlant_shard" of database "{connection.info.dbname}" is not what '
+            "parlant-shard made: some of its tables are missing or of somebody else",
+            code="PS414",
+            hint="restore it from a backup; or, where nothing was applied there, DROP SCHEMA "
+            "parlant_shard CASCADE",
+        )
     row = _one(connection, "internal_rows", topology=topology)
 
     def placements(items: Iterable[list[str]] | None) -> frozenset[Placement]:
@@ -474,7 +510,9 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
         "placements": placements(row["placements"]),
         "directory": placements(row["directory"]),
         "shards": dict(sorted(row["shards"] or ())),
-        "of_other_topologies": frozenset(row["of_other_topologies"] or ()),
+        "of_other_topologies": {
+            n: f'table of topology "{t}"' for n, t in row["of_other_topologies"] or ()
+        },
     }
 
 

@@ -9,14 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from parlant_shard import canonical, db, local, scratch
-from parlant_shard import changes as c
+from parlant_shard import canonical, db, local, preflight, scratch
 from parlant_shard.catalog import Catalog, Facts, Relkind, fingerprint
-from parlant_shard.ddl import text
 from parlant_shard.ddlfile import Statement, read_statements
 from parlant_shard.desired import (
     PEER_OPTIONS,
@@ -26,11 +22,10 @@ from parlant_shard.desired import (
     publication_name,
     subscription_name,
 )
-from parlant_shard.diff import Context, diff, listed
-from parlant_shard.errors import CannotConnect, SchemaError, ShardError, TopologyError
+from parlant_shard.diff import Context, diff
+from parlant_shard.errors import SchemaError, ShardError, TopologyError
 from parlant_shard.introspect import facts, introspect
 from parlant_shard.plan import Plan, Target, build
-from parlant_shard.shardmap import shard_of
 from parlant_shard.tenancy import Tenancy, tenancy
 from parlant_shard.topology import Topology, preset
 
@@ -56,13 +51,14 @@ def make_plan(topology: Topology) -> Plan:
 def read_state(topology: Topology) -> State:
     """Read every server, in parallel, and compute what it should hold."""
     live, found = read_servers(topology)
-    _check_servers(topology, live, found)
+    preflight.check_servers(topology, live, found)
     majors = sorted({f.major for f in found.values()})
     base = {major: base_catalog(topology, live, found, major) for major in majors}
     kinds = tenancy(base[majors[0]], topology)
+    preflight.check_types(topology, base[majors[0]], kinds)
     peers = {name: peer(topology, name, found[name]) for name in topology.servers}
     wanted = desired(base, topology, kinds, found, live, peers)
-    _check_roles(topology, base[majors[0]], found)
+    preflight.check_roles(topology, base[majors[0]], found)
     return State(
         topology=topology,
         facts=found,
@@ -84,7 +80,8 @@ def plan_of(state: State) -> Plan:
         slots=frozenset(subscription_name(topology, s) for s in servers),
     )
     changes = diff(state.live, state.desired.catalogs, context)
-    _refuse_stranded_rows(state, changes)
+    preflight.check_rights(topology, state.live, state.facts, changes)
+    preflight.refuse_stranded_rows(topology, state.tenancy, state.live, changes)
     target = Target(
         topology=topology.name,
         namespace=topology.namespace,
@@ -124,120 +121,6 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
         futures = {name: pool.submit(read, name) for name in names}
     results = {name: future.result() for name, future in futures.items()}
     return {n: r[0] for n, r in results.items()}, {n: r[1] for n, r in results.items()}
-
-
-def _check_servers(
-    topology: Topology, live: Mapping[str, Catalog], found: Mapping[str, Facts]
-) -> None:
-    for name, about in found.items():
-        place = {
-            "file": str(topology.file),
-            "line": topology.line(f"servers.{name}"),
-            "path": f"servers.{name}",
-        }
-        if about.in_recovery:
-            raise TopologyError(
-                f'server "{name}" is a replica: it cannot be changed',
-                code="PS160",
-                hint="give the primary's address as dsn (or admin_dsn); list the replica under "
-                "`replicas`",
-                **place,  # type: ignore[arg-type]  # the three keywords of a place
-            )
-        if about.read_only:
-            raise TopologyError(
-                f'server "{name}" is read-only (default_transaction_read_only = on)',
-                code="PS167",
-                hint=f"ALTER DATABASE {canonical.quote(about.database)} RESET "
-                "default_transaction_read_only; a replica needs its primary's address as dsn",
-                **place,  # type: ignore[arg-type]
-            )
-        if about.settings.get("server_encoding") != "UTF8":
-            raise TopologyError(
-                f'the database of server "{name}" has the encoding '
-                f"{about.settings.get('server_encoding')}, UTF8 is needed",
-                code="PS161",
-                hint="bucket numbers and names are computed over UTF-8; use a UTF8 database",
-                **place,  # type: ignore[arg-type]
-            )
-        if "namespace" not in about.can:
-            raise TopologyError(
-                f'schema "{topology.namespace}" does not exist on server "{name}"',
-                code="PS162",
-                hint=f"CREATE SCHEMA {canonical.quote(topology.namespace)}",
-                **place,  # type: ignore[arg-type]
-            )
-        missing = {
-            "create-schema": (
-                "may not create schemas",
-                f"GRANT CREATE ON DATABASE {canonical.quote(about.database)} TO "
-                f"{canonical.quote(about.user)}",
-            ),
-            "create-in-namespace": (
-                f'may not create tables in schema "{topology.namespace}"',
-                f"GRANT CREATE ON SCHEMA {canonical.quote(topology.namespace)} TO "
-                f"{canonical.quote(about.user)}",
-            ),
-        }
-        for privilege, (what, statement) in missing.items():
-            if privilege not in about.can and not (
-                privilege == "create-schema" and live[name].internal_version
-            ):
-                raise TopologyError(
-                    f'role "{about.user}" {what} on server "{name}"',
-                    code="PS163",
-                    hint=statement,
-                    **place,  # type: ignore[arg-type]
-                )
-    same = _same_database(found)
-    if same is not None:
-        raise TopologyError(
-            f'servers "{same[0]}" and "{same[1]}" are the same database',
-            code="PS164",
-            hint="list a database once; several shards can share a server",
-            file=str(topology.file),
-            line=topology.line(f"servers.{same[1]}"),
-            path=f"servers.{same[1]}",
-        )
-    for shard, server in sorted(live[topology.coordinator].shards.items()):
-        if server not in topology.servers:
-            raise TopologyError(
-                f'server "{server}" is gone from the topology, but shard "{shard}" is still on it',
-                code="PS165",
-                hint=f'list server "{server}" again, take its shards out of the topology, apply, '
-                "and remove the server then",
-                file=str(topology.file),
-                line=topology.line("servers"),
-                path="servers",
-            )
-
-
-def _same_database(found: Mapping[str, Facts]) -> tuple[str, str] | None:
-    seen: dict[str, str] = {}
-    for name, about in found.items():
-        if about.identity in seen:
-            return seen[about.identity], name
-        seen[about.identity] = name
-    return None
-
-
-def _check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -> None:
-    """Grants and policies name roles; they must exist wherever the tables will be."""
-    named = {
-        role
-        for table in base.tables.values()
-        for role in (
-            *(g.role for g in table.grants),
-            *(r for p in table.policies for r in p.roles),
-        )
-        if role
-    }
-    for server in topology.servers:
-        for role in sorted(named - found[server].roles):
-            raise SchemaError(
-                f'the schema grants to role "{role}", which server "{server}" does not have',
-                code="PS233",
-                hint=f"CREATE ROLE {canonical.quote(role)}",
-            )
 
 
 def peer(topology: Topology, name: str, about: Facts) -> Peer:
@@ -280,15 +163,17 @@ def base_catalog(
     origin = topology.schema_source.from_
     if origin is not None:
         base = _without_ours(live[origin])
-        missing = sorted({o.on for o in topology.indexes.values()} - base.tables.keys())
-        if missing:
-            raise SchemaError(
-                f'an index names the table "{missing[0]}", which server "{origin}" does not have',
-                code="PS234",
-                file=str(topology.file),
-                line=topology.line("indexes"),
-                path="indexes",
-            )
+        for name, options in sorted(topology.indexes.items()):
+            if options.on not in base.tables:
+                raise SchemaError(
+                    f'index "{name}" names the table "{options.on}", which server "{origin}" does '
+                    "not have",
+                    code="PS234",
+                    hint="correct `on`, or remove the index",
+                    file=str(topology.file),
+                    line=topology.line(f"indexes.{name}.on"),
+                    path=f"indexes.{name}.on",
+                )
         if found[origin].major == major and not topology.indexes:
             return base
         with _scratch(topology, found, major) as connection:
@@ -299,7 +184,8 @@ def base_catalog(
 
 
 def _without_ours(catalog: Catalog) -> Catalog:
-    ours = {name for kind, name in catalog.managed if kind == "table"} | catalog.other_relations
+    ours = {name for kind, name in catalog.managed if kind == "table"}
+    ours |= catalog.other_relations.keys()
     tables = {
         name: table
         for name, table in catalog.tables.items()
@@ -381,98 +267,3 @@ def _unused(topology: Topology) -> tuple[str, ...]:
     if any(server.replicas for server in topology.servers.values()):
         found.append("`replicas:` are checked, but this release does not use them yet")
     return tuple(found)
-
-
-# --- rows that would be stranded ------------------------------------------------------------------
-
-
-def _refuse_stranded_rows(state: State, changes: tuple[c.Change, ...]) -> None:
-    """Ask the shards before a workspace is taken from one that still has rows of it."""
-    by_server: dict[str, list[tuple[c.OnTable, Composed]]] = {}
-    for candidate in changes:
-        if isinstance(candidate, c.SwapCheck | c.DropTable):
-            query = _stranded(state, candidate)
-            if query is not None:
-                by_server.setdefault(candidate.server, []).append((candidate, query))
-    for server, queries in by_server.items():
-        with db.session(state.topology, server) as connection:
-            for change, query in queries:
-                try:
-                    rows = connection.execute(query).fetchall()
-                except psycopg.errors.QueryCanceled as error:
-                    raise SchemaError(
-                        f'could not find out in time whether "{change.table.name}" has rows that '
-                        "would be stranded",
-                        code="PS307",
-                        hint="raise statement_timeout for our role, or add an index on the key",
-                    ) from error
-                if rows:
-                    raise _stranded_error(state, change, [r["workspace"] for r in rows])
-
-
-def _stranded(state: State, change: c.SwapCheck | c.DropTable) -> Composed | None:
-    key = Identifier(state.tenancy.key)
-    condition: Composable
-    if isinstance(change, c.SwapCheck) and change.narrows and change.table.kind != Relkind.FOREIGN:
-        if "bucket(" in change.new.definition + change.old.definition:
-            expression = change.new.definition.removeprefix("CHECK ")
-            condition = SQL("NOT ") + text(expression)
-        else:
-            gone = sorted(listed(change.old) - listed(change.new))
-            condition = SQL("{} = ANY ({}::{}[])").format(
-                key, _texts(gone), text(state.tenancy.key_type.split("(")[0])
-            )
-    elif (
-        isinstance(change, c.DropTable)
-        and change.why is c.Why.REMOVED
-        and change.shard
-        and change.populated
-        and state.live[change.server].managed["table", change.table.name].logical
-        in state.tenancy.sharded
-    ):
-        if state.topology.uses_buckets:
-            condition = SQL("true")
-        else:
-            placed = sorted(w for s in state.topology.shards.values() for w in s.workspaces)
-            condition = SQL("{}::text = ANY ({})").format(key, _texts(placed))
-    else:
-        return None
-    return SQL("SELECT DISTINCT {}::text AS workspace FROM {} WHERE {} LIMIT 5").format(
-        key, Identifier(state.topology.namespace, change.table.name), condition
-    )
-
-
-def _texts(values: list[str]) -> Composable:
-    return text(canonical.literal(canonical.array(values)) + "::text[]")
-
-
-def _stranded_error(state: State, change: c.OnTable, workspaces: list[str]) -> ShardError:
-    topology = state.topology
-    names = ", ".join(f'"{w}"' for w in sorted(workspaces))
-    home = shard_of(topology, workspaces[0])
-    wants = (
-        f'the topology now places it on shard "{home}"' if home else "the topology names it no more"
-    )
-    undo = f'put {names} back under shard "{change.shard}"'
-    return SchemaError(
-        f'workspace {names} still has rows in "{change.table.name}" on shard "{change.shard}", '
-        f"but {wants}",
-        code="PS306",
-        hint=f"{undo}; only an empty workspace can change its shard by an edit of the file, rows "
-        "have to be moved or purged first",
-        file=str(topology.file),
-        line=topology.line(f"shards.{home or change.shard}"),
-        path=f"shards.{home or change.shard}",
-    )
-
-
-def reachable(topology: Topology) -> dict[str, CannotConnect | None]:
-    """Try every server: which ones cannot be reached, and why."""
-    found: dict[str, CannotConnect | None] = {}
-    for name in topology.servers:
-        try:
-            with db.session(topology, name):
-                found[name] = None
-        except CannotConnect as error:
-            found[name] = error
-    return found

@@ -6,6 +6,7 @@ the live table, and nothing that runs here can reach the live data.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,11 +101,14 @@ def run_statements(
             connection.execute(text(statement.text))
         except psycopg.Error as error:
             said = error.diag.message_primary or str(error)
+            role = re.match(r'role ("[^"]*") does not exist', said)
             raise SchemaError(
                 f"PostgreSQL {connection.info.server_version // 10000} rejects the statement: {said}",
                 code="PS230",
-                hint=error.diag.message_hint
-                or "`parlant-shard doctor --sql FILE` lists every statement it would reject",
+                hint=f"on every server: CREATE ROLE {role[1]}"
+                if role
+                else error.diag.message_hint
+                or f"`parlant-shard doctor TOPOLOGY --sql {statement.file}` tries every statement",
                 file=statement.file,
                 line=statement.line,
             ) from error
@@ -168,7 +172,7 @@ def _finish(connection: db.Connection, topology: Topology) -> Catalog:
             raise SchemaError(
                 f'PostgreSQL rejects index "{name}": {error.diag.message_primary or error}',
                 code="PS231",
-                hint=error.diag.message_hint,
+                hint=error.diag.message_hint or "correct the entry of the topology",
                 file=str(topology.file),
                 line=topology.line(f"indexes.{name}"),
                 path=f"indexes.{name}",

@@ -89,7 +89,7 @@ def tenancy(base: Catalog, topology: Topology) -> Tenancy:
                 code="PS213",
                 hint="declare it as a plain table and let the topology's `partition:` cut it",
             )
-    key_type, notices = _key_type(tables, roots & sharded, key)
+    key_type, notices = _key_type(tables, roots & sharded, topology)
     return Tenancy(
         kinds=kinds,
         paths={n: p for n, p in paths.items() if n in sharded},
@@ -100,7 +100,10 @@ def tenancy(base: Catalog, topology: Topology) -> Tenancy:
     )
 
 
-def _key_type(tables: Mapping[str, Table], roots: set[str], key: str) -> tuple[str, list[str]]:
+def _key_type(
+    tables: Mapping[str, Table], roots: set[str], topology: Topology
+) -> tuple[str, list[str]]:
+    key = topology.key
     types: dict[str, list[str]] = {}
     notices = []
     for name in sorted(roots):
@@ -119,6 +122,9 @@ def _key_type(tables: Mapping[str, Table], roots: set[str], key: str) -> tuple[s
             code="PS214",
             hint="give it one type everywhere: foreign keys between them would compare unlike "
             "values",
+            file=str(topology.file),
+            line=topology.line("key") if topology.states("key") else None,
+            path="key",
         )
     return next(iter(types)), notices
 
@@ -188,7 +194,7 @@ def _choose(
             hint=f"say which one names the tenant: tables: {{{name}: {{path: "
             f"{pool[0].columns[0]}}}}}; rows in which they disagree must be mended first",
             file=str(topology.file),
-            line=topology.line(f"tables.{name}"),
+            line=topology.line("tables") if topology.states("tables") else None,
             path=f"tables.{name}",
         )
     return pool[0]

@@ -1,27 +1,882 @@
+"""What people do to a topology and its schema: after each edit the servers are what was desired.
+
+Every test goes by the plan protocol (protocol.py) and asserts beside it what it is about.
+"""
+
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import psycopg
 import pytest
-from protocol import *
+from protocol import BY_MONTH, DELETES, DROPS, NONE, SCHEMA, Layout, World, layout
+
+from parlant_shard import ShardError
+from parlant_shard.errors import ApplyFailed, SchemaError
 from servers import Clusters
+
+DATA = Path(__file__).parent.parent / "data"
+BOTH = DROPS | DELETES
+
 
 @pytest.fixture
 def world(tmp_path: Path, clusters: Clusters) -> World:
     return World(tmp_path, clusters)
 
-def test_a(world):
-    world.evolve([layout({"s1": ["a"]}), layout({"s1": ["a"], "s2": ("east", ["b"])}, tables=BY_MONTH)], allow=DROPS)
 
-def test_b(world):
-    world.evolve([layout({"s1": ["a"]}), layout({"s1": ["a"], "s2": ["b"]})])
+def ddl(*edits: str | tuple[str, str], base: str = SCHEMA) -> str:
+    """Return the schema with edits: `(old, new)` is replaced, a text is appended."""
+    for edit in edits:
+        match edit:
+            case (old, new):
+                assert old in base
+                base = base.replace(old, new)
+            case str(text):
+                base += text.rstrip().rstrip(";") + ";\n"
+    return base
 
-def test_time(world):
-    import time
-    lay = layout({"s1": ["a"]})
-    world.dsn("core")
-    t=time.time(); world.load(lay); print("load", time.time()-t)
-    t=time.time(); world.plan(lay); print("plan", time.time()-t)
-    t=time.time(); world.apply(lay); print("apply", time.time()-t)
-    t=time.time(); world.settled(lay); print("settled", time.time()-t)
-    t=time.time(); world.catalogs(lay); print("catalogs", time.time()-t)
-    t=time.time(); world.equals_fresh(lay); print("fresh", time.time()-t)
-    t=time.time(); world.clusters.get(0).new_database("x"); print("newdb", time.time()-t)
+
+def populate(world: World, shard: str = "s1", workspace: str = "a", server: str = "core") -> None:
+    """Put 20 accounts, items and logs of one workspace on a shard."""
+    world.execute(
+        f"INSERT INTO account_{shard} (workspace_id, name) "
+        f"SELECT '{workspace}', 'n' || i FROM generate_series(1, 20) i",
+        f"INSERT INTO item_{shard} (workspace_id, account_id, note, size) "
+        f"SELECT workspace_id, id, name, length(name) FROM account_{shard}",
+        f"INSERT INTO log_{shard} (workspace_id, item_id, body) "
+        f"SELECT workspace_id, id, note FROM item_{shard}",
+        server=server,
+    )
+
+
+def titles(plan: Any) -> list[str]:
+    return [step.title for step in plan.steps]
+
+
+# --- whole schemas --------------------------------------------------------------------------------
+
+
+def preset(shards: dict[str, Any], **sections: Any) -> Layout:
+    return layout(shards, ddl=None, schema={"preset": "parlant"}, **sections)
+
+
+def test_preset_on_one_server(world: World) -> None:
+    by_month = {"partition": {"by": "created_at", "every": "1 month", "premake": 2}}
+    what = preset({"s1": ["ws1"], "s2": ["ws2"]}, tables={"parlant_event": by_month})
+    world.evolve([preset({"s1": ["ws1"], "s2": ["ws2"]}), what], allow=DROPS)
+    assert world.value("SELECT count(*) FROM pg_views WHERE viewname LIKE '%\\_global'") == 18
+    assert world.value("SELECT count(*) FROM parlant_shard.object WHERE shard = 's2'") == 18
+    leaves = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'parlant_event_s1'::regclass"
+    assert world.value(leaves) == 3
+    assert world.value("SELECT count(*) FROM parlant_shard.run WHERE state = 'done'") == 2
+
+
+@pytest.mark.needs(logical=True, superuser=True)
+@pytest.mark.parametrize("remote", [("east",), ("east", "west")], ids=["two", "three"])
+def test_preset_on_several_servers_with_reference_tables(
+    world: World, remote: tuple[str, ...]
+) -> None:
+    shards = {"s0": ["ws0"], **{f"s_{s}": (s, [f"ws_{s}"]) for s in remote}}
+    world.evolve([preset(shards)])
+    for server in remote:
+        subscriptions = "SELECT count(*) FROM pg_subscription WHERE subenabled"
+        assert world.value(f"{subscriptions} AND subname LIKE '%{server}'", server=server) == 1
+        assert world.value("SELECT count(*) FROM parlant_shard.placement", server=server) == 1
+    assert world.value("SELECT count(*) FROM parlant_shard.directory") == len(shards)
+    assert world.value("SELECT count(*) FROM pg_foreign_table") == 18 * len(remote)
+
+
+def test_schema_c_from_files(world: World) -> None:
+    schema = (DATA / "schema_c.sql").read_text(encoding="utf-8")
+    what = layout({"s1": ["ws1", "ws2"], "s2": ["ws3"]}, ddl=schema)
+    world.evolve([what])
+    event = "SELECT confdeltype, cardinality(confdelsetcols) FROM pg_constraint WHERE conrelid = "
+    event += "'parlant_event_s1'::regclass AND contype = 'f' AND confdeltype = 'n'"
+    assert world.rows(event) == [("n", 1)]
+    # The key's type is the schema's, and so is that of the columns that were added.
+    kinds = "SELECT DISTINCT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid::regclass::text LIKE 'parlant%\\_s1' AND attname = 'workspace_id'"
+    assert world.rows(kinds) == [("character varying(255)",)]
+
+
+def tenants(shards: dict[str, Any], **sections: Any) -> Layout:
+    schema = (DATA / "tenants.sql").read_text(encoding="utf-8")
+    tables = {"account": {"kind": "host"}, **sections.pop("tables", {})}
+    return layout(shards, ddl=schema, key="account_id", tables=tables, **sections)
+
+
+def test_tenants_with_everything_that_ddl_has(world: World) -> None:
+    by_week = {"audit_entry": {"partition": {"by": "at", "every": "1 week"}}}
+    shards = {"s1": ["1", "2"], "s2": ["-3"]}
+    world.evolve([tenants(shards), tenants(shards, tables=by_week)], allow=DROPS)
+    world.execute(
+        "INSERT INTO project_s1 (account_id, name) VALUES (1, 'A b')",
+        "INSERT INTO ticket_s1 (account_id, project_id, title) "
+        "SELECT account_id, id, 'x' FROM project_s1",
+        """INSERT INTO "Odd ""Name"" Table_s1" ("order", account_id, ticket_id) """
+        "SELECT 1, account_id, id FROM ticket_s1",
+        "UPDATE ticket_s1 SET state = 'closed', changed_at = 'epoch'",
+    )
+    assert world.rows("SELECT slug FROM project_s1") == [("a-b",)]
+    assert world.value("SELECT changed_at > '2020-01-01' FROM ticket_s1")
+    world.execute("DELETE FROM ticket_s1")  # ON DELETE SET NULL spares the tenant
+    assert world.rows('SELECT account_id, ticket_id FROM "Odd ""Name"" Table_s1"') == [(1, None)]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        world.execute("INSERT INTO project_s1 (account_id, name) VALUES (-3, 'x')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        world.execute("INSERT INTO project_s1 (account_id, name) VALUES (1, 'a B')")
+
+
+@pytest.mark.needs(logical=True, superuser=True)
+def test_tenants_on_two_servers_with_reference_tables(world: World) -> None:
+    references = {"account": {"kind": "reference"}, "country": {"kind": "reference"}}
+    what = tenants({"s1": ["1"], "s2": ("east", ["2"])}, tables=references)
+    world.evolve([what])
+    world.execute("INSERT INTO account (id, name) VALUES (2, 'two')")
+    keys = "SELECT count(*) FROM pg_constraint WHERE confrelid = 'account'::regclass AND convalidated"
+    assert world.value(keys, server="east") == 3
+
+
+def test_namespace_other_than_public(world: World) -> None:
+    namespace = 'Shards & "co"'
+    quoted = '"Shards & ""co"""'
+    world.execute(f"CREATE SCHEMA {quoted}")
+    world.execute(f"CREATE SCHEMA {quoted}", server="east")
+    shards = {"s1": ["a"], "s2": ("east", ["b"])}
+    what = [layout(shards, namespace=namespace, ddl=d) for d in (SCHEMA, ddl(ADD_BOTH))]
+    world.apply(what[0])
+    world.converge(what[1])
+    world.execute(f"INSERT INTO {quoted}.account_s2 (workspace_id) VALUES ('b')", server="east")
+    assert world.rows(f"SELECT workspace_id FROM {quoted}.account_global") == [("b",)]
+    assert world.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+
+
+# --- names, and many of them ----------------------------------------------------------------------
+
+ODD = [
+    "it's",
+    'say "so"',
+    "back\\slash",
+    "a,b",
+    "{curly}",
+    "NULL",
+    "null",
+    " lead and trail ",
+    "tab\tand\nline",
+    "Ünïcode 🎉",
+    "%s",
+    "$1",
+    "--",
+    "100%",
+    "''",
+    "<password of server core>",
+    "bucket(x)",
+]
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar(80)"])
+def test_workspace_names_with_everything_in_them(world: World, kind: str) -> None:
+    schema = ddl(("workspace_id text", f"workspace_id {kind}"))
+    first = layout({"s1": ODD, "s2": ["plain"]}, ddl=schema)
+    then = layout({"s1": ODD[::2], "s2": ["plain", *ODD[1::2]]}, ddl=schema)
+    world.evolve([first, then])
+    with world.connect() as connection:
+        for number, name in enumerate(ODD):
+            shard = "s2" if number % 2 else "s1"
+            connection.execute(f"INSERT INTO account_{shard} (workspace_id) VALUES (%s)", [name])
+            with pytest.raises(psycopg.errors.CheckViolation):
+                other = "s1" if number % 2 else "s2"
+                connection.execute(
+                    f"INSERT INTO account_{other} (workspace_id) VALUES (%s)", [name]
+                )
+    assert {row[0] for row in world.rows("SELECT workspace_id FROM account_global")} == {*ODD}
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar(80)"])
+@pytest.mark.parametrize("ranges", ["0-4095", ["0-99", "200-4095"]], ids=["one", "two"])
+def test_hash_buckets_with_lists_elsewhere(world: World, kind: str, ranges: Any) -> None:
+    schema = ddl(("workspace_id text", f"workspace_id {kind}"))
+    rest = {"s3": {"buckets": ["100-199"]}} if isinstance(ranges, list) else {}
+
+    def what(listed: list[str], here: list[str]) -> Layout:
+        shards = {"s1": listed, "s2": {"buckets": ranges, "workspaces": here}, **rest}
+        return layout(shards, ddl=schema)
+
+    # acme is in bucket 555.
+    world.evolve([what(["acme"], []), what(["acme", *ODD], ["here", "it's here"])])
+    with pytest.raises(psycopg.errors.CheckViolation):
+        world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('acme')")
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('ws1')")  # bucket 3219
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('here')")
+    # All forms of the condition read back as they were written.
+    for listed, here in (([], []), ([], ["h"]), (["x"], []), (["acme", "x"], ["ws1", "here"])):
+        world.apply(what(listed, here), allow=NONE)
+        world.settled(what(listed, here))
+
+
+@pytest.mark.parametrize("ranges", ["0-4095", ["0-99", "200-4095"]], ids=["one", "two"])
+@pytest.mark.parametrize("listed", [101, 201])
+def test_hash_buckets_with_long_lists(world: World, ranges: Any, listed: int) -> None:
+    rest = {"s3": {"buckets": ["100-199"]}} if isinstance(ranges, list) else {}
+    many = [f"ws{i}" for i in range(listed)]
+    here = [f"here{i}" for i in range(listed)]
+    world.converge(layout({"s1": many, "s2": {"buckets": ranges, "workspaces": here}, **rest}))
+
+
+@pytest.mark.parametrize("count", [101, 205])
+def test_many_workspaces_on_a_shard(world: World, count: int) -> None:
+    names = [f"ws{i:04}" for i in range(count)]
+    first = layout({"s1": names[:99], "s2": []})
+    outcome = world.evolve([first, layout({"s1": names, "s2": ["other"]})])
+    notice = next(n for n in outcome.plan.notices if f"lists {count} workspaces" in n)
+    assert "consider hash buckets" in notice
+    check = world.value(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE conname = 'account_s1_workspace_check'"
+    )
+    assert [len(part.split(",")) for part in re.findall(r"\{([^}]*)\}", check)] == [
+        *[100] * (count // 100),
+        count % 100,
+    ]
+
+
+def test_names_with_quotes_spaces_and_63_bytes(world: World) -> None:
+    long = "t" * 63
+    schema = f"""
+    CREATE TABLE "Ten ant" ("the key" text NOT NULL, "id " uuid PRIMARY KEY);
+    CREATE TABLE "{long}" (id uuid PRIMARY KEY, "ref ""it""" uuid NOT NULL REFERENCES "Ten ant" ON DELETE CASCADE,
+      "{long[:-1]}é" text CONSTRAINT "{long[1:]}ccc" CHECK ("{long[:-1]}é" <> ''));
+    CREATE INDEX "{long[:-2]}ix" ON "{long}" ("{long[:-1]}é");
+    CREATE TABLE "{long[:-2]}xx" (id uuid PRIMARY KEY, p uuid NOT NULL REFERENCES "{long}", "user" text,
+      at timestamp NOT NULL);
+    CREATE UNIQUE INDEX "{long[:-2]}iy" ON "{long[:-2]}xx" (at, "user");
+    """.replace("é", "e")
+    shards = {"a" * 31: ["a"], "a" * 30 + "b": ["b"]}
+    tables = {long[:-2] + "xx": {"partition": {"by": "at", "every": "1 day", "premake": 1}}}
+    what = layout(shards, ddl=schema, key="the key", tables=tables)
+    world.evolve([layout(shards, ddl=schema, key="the key"), what], allow=DROPS)
+    names = [r[0] for r in world.rows("SELECT relname FROM pg_class WHERE relname LIKE 't%'")]
+    assert max(len(n.encode()) for n in names) <= 63
+    assert any(re.search(r"_[0-9a-f]{8}_a{31}$", n) for n in names)
+
+
+def test_foreign_key_cycle_and_self_reference(world: World) -> None:
+    schema = ddl(
+        ("name text\n", "name text, main_item uuid, parent uuid REFERENCES account (id)\n"),
+        "ALTER TABLE account ADD FOREIGN KEY (main_item) REFERENCES item (id) ON DELETE SET NULL",
+    )
+    shards: dict[str, Any] = {"s1": ["a"], "s2": ["b"]}
+    world.evolve([layout(shards, ddl=schema)])
+    populate(world)
+    world.execute("UPDATE account_s1 a SET main_item = i.id, parent = a.id FROM item_s1 i")
+    world.execute("DELETE FROM item_s1")
+    assert world.rows("SELECT DISTINCT workspace_id, main_item FROM account_s1") == [("a", None)]
+    # A cycle can be dropped, too.
+    world.converge(layout({"s1": ["a"]}, ddl=schema), allow=DROPS)
+
+
+# --- from a live database -------------------------------------------------------------------------
+
+MONOLITH = """
+CREATE TABLE workspace (id text PRIMARY KEY, name text, plan text NOT NULL DEFAULT 'free');
+CREATE TABLE "user" (id text PRIMARY KEY, name text, email text UNIQUE, phone text);
+"""
+
+
+def test_from_a_live_monolith(world: World) -> None:
+    monolith = ddl(
+        MONOLITH,
+        ("workspace_id text NOT NULL", "workspace_id text NOT NULL, owner text"),
+        'ALTER TABLE account ADD FOREIGN KEY (owner) REFERENCES "user" (id) ON DELETE CASCADE',
+    ).split(";\n")
+    world.execute(*(s for s in monolith if s.strip()))
+    world.execute("""INSERT INTO "user" VALUES ('u', 'n', 'e', 'p')""")
+    tables = {"workspace": {"kind": "reference"}, "user": {"kind": "reference"}, **BY_MONTH}
+    source = {"schema": {"from": "core"}, "tables": tables}
+    first = layout({"s1": ["a"]}, ddl=None, **source)
+    before = world.rows("SELECT oid, relname FROM pg_class WHERE relname IN ('user', 'account')")
+    world.converge(first)
+    then = layout({"s1": ["a"], "s2": ["b"]}, ddl=None, **source)
+    world.converge(then)
+    after = world.rows("SELECT oid, relname FROM pg_class WHERE relname IN ('user', 'account')")
+    assert before == after  # the tables there are their owner's
+    assert world.rows("SELECT phone FROM \"user\"") == [("p",)]
+    managed = {r[0] for r in world.rows("SELECT name FROM parlant_shard.object")}
+    assert {"account_s1", "account_global"} <= managed
+    assert managed.isdisjoint({"account", "user", "workspace"})
+    # A change of the monolith is a change of the shards.
+    world.execute("ALTER TABLE item ADD COLUMN color text", "DROP INDEX item_note_idx")
+    world.converge(then, allow=DROPS)
+    world.execute("INSERT INTO account_s1 (workspace_id, owner) VALUES ('a', 'u')")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        world.execute("INSERT INTO account_s1 (workspace_id, owner) VALUES ('a', 'nobody')")
+
+
+@pytest.mark.needs(logical=True, superuser=True)
+def test_from_a_live_monolith_to_another_server(world: World) -> None:
+    world.execute(*(s for s in ddl(MONOLITH).split(";\n") if s.strip()))
+    tables = {"workspace": {"kind": "reference"}, "user": {"kind": "reference"}}
+    shards = {"s1": ["a"], "s2": ("east", ["b"])}
+    world.converge(layout(shards, ddl=None, schema={"from": "core"}, tables=tables))
+    columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = '\"user\"'::regclass AND attnum > 0"
+    assert world.value(columns, server="east") == 4
+
+
+def test_an_index_of_the_topology_on_a_live_monolith(world: World) -> None:
+    world.execute(*(s for s in SCHEMA.split(";\n") if s.strip()))
+    index = {"item_size_idx": {"on": "item", "columns": ["size desc"], "where": "size > 3"}}
+    world.converge(layout({"s1": ["a"]}, ddl=None, schema={"from": "core"}, indexes=index))
+    built = "SELECT indexdef FROM pg_indexes WHERE tablename = 'item_s1' AND indexname ~ 'size'"
+    assert "(size DESC) WHERE (size > 3)" in world.value(built)
+    assert world.value("SELECT count(*) FROM pg_indexes WHERE tablename = 'item'") == 2
+
+
+# --- shards, servers and workspaces ---------------------------------------------------------------
+
+
+def test_add_and_remove_a_shard(world: World) -> None:
+    one, two = layout({"s1": ["a"]}), layout({"s1": ["a"], "s2": ["b"]})
+    world.evolve([one, two], between=populate)
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('b')")
+    world.evolve([two, one], allow=BOTH)  # converge() saw that nothing goes without --allow
+    assert world.value("SELECT to_regclass('account_s2') IS NULL")
+    assert world.value("SELECT count(*) FROM account_s1") == 20
+
+
+def test_an_empty_shard_is_dropped_without_deleting_data(world: World) -> None:
+    one, two = layout({"s1": ["a"]}), layout({"s1": ["a"], "s2": ["b"]}, tables=BY_MONTH)
+    world.evolve([two, layout({"s1": ["a"]}, tables=BY_MONTH)], allow=DROPS)
+    assert one.servers == ("core",)
+
+
+def test_add_and_remove_a_server(world: World) -> None:
+    one, two = layout({"s1": ["a"]}), layout({"s1": ["a"], "s2": ("east", ["b"])})
+    world.evolve([one, two])
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('b')", server="east")
+    assert world.value("SELECT count(*) FROM account_global") == 1
+    with pytest.raises(ShardError) as refused:
+        world.plan(one)
+    assert refused.value.code == "PS145"
+    assert 'shard "s2" is still on it' in refused.value.message
+    emptied = layout({"s1": ["a"]}, servers=["east"])
+    world.converge(emptied, allow=BOTH)
+    assert world.value("SELECT to_regclass('account_s2') IS NULL", server="east")
+    assert world.value("SELECT count(*) FROM pg_foreign_server") == 0
+    world.evolve([emptied, one])
+
+
+@pytest.mark.needs(logical=True, superuser=True)
+def test_a_server_with_reference_tables_comes_and_goes(world: World) -> None:
+    schema = ddl(MONOLITH, ("workspace_id text NOT NULL", "workspace_id text NOT NULL, owner text REFERENCES \"user\" (id)"), base=SCHEMA)
+    schema = MONOLITH + schema.replace(MONOLITH.strip() + "\n", "")
+    tables = {"workspace": {"kind": "reference"}, "user": {"kind": "reference"}}
+
+    def what(*remote: str) -> Layout:
+        shards = {"s1": ["a"], **{f"s_{r}": (r, [r]) for r in remote}}
+        return layout(shards, ddl=schema, tables=tables, servers=["east"])
+
+    world.evolve([what(), what("east")])
+    world.execute("INSERT INTO \"user\" (id) VALUES ('u')")
+    world.converge(what(), allow=DROPS if world.value("SELECT 1") else NONE)
+    slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+    assert world.value(slots) == 0
+    assert world.value("SELECT count(*) FROM pg_publication") == 0
+
+
+def test_an_empty_workspace_changes_its_shard(world: World) -> None:
+    before = layout({"s1": ["a", "b"], "s2": ["c"]}, tables=BY_MONTH)
+    after = layout({"s1": ["a"], "s2": ["b", "c"]}, tables=BY_MONTH)
+    world.evolve([before, after], between=populate)
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('b')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        world.execute("INSERT INTO account_s1 (workspace_id) VALUES ('b')")
+    home = "SELECT shard, epoch FROM parlant_shard.directory WHERE workspace_id = 'b'"
+    assert world.rows(home) == [("s2", 2)]
+
+
+@pytest.mark.parametrize("servers", [("core", "core"), ("core", "east")], ids=["same", "other"])
+def test_two_empty_workspaces_swap_their_shards(world: World, servers: tuple[str, str]) -> None:
+    def what(first: list[str], second: list[str]) -> Layout:
+        return layout({"s1": (servers[0], first), "s2": (servers[1], second)})
+
+    outcome = world.evolve([what(["a", "b"], ["c", "d"]), what(["a", "d"], ["b", "c"])])
+    # At no moment may both shards admit one workspace: all narrowing comes before all widening.
+    checks = [s for s in outcome.plan.steps if "put the new check" in s.title]
+    narrow = [s.phase for s in checks if s.phase < 50]
+    widen = [s.phase for s in checks if s.phase > 50]
+    assert len(narrow) == len(widen) == 6
+
+
+def test_a_workspace_with_rows_is_not_moved_by_an_edit(world: World) -> None:
+    before = layout({"s1": ["a", "it's"], "s2": ["b"]})
+    world.apply(before)
+    populate(world, workspace="it''s")
+    with pytest.raises(SchemaError) as refused:
+        world.plan(layout({"s1": ["a"], "s2": ["b", "it's"]}))
+    error = refused.value
+    assert error.code == "PS306"
+    assert error.message == (
+        'workspace "it\'s" still has rows in "account_s1" on shard "s1", but the topology now '
+        'places it on shard "s2"'
+    )
+    assert error.hint == (
+        'put "it\'s" back under shard "s1"; only an empty workspace can change its shard by an '
+        "edit of the file, rows have to be moved or purged first"
+    )
+    assert error.exit_code == 4
+    assert error.path == "shards.s2"
+    with pytest.raises(SchemaError, match="but the topology names it no more"):
+        world.plan(layout({"s1": ["a"], "s2": ["b"]}))
+    world.settled(before)
+
+
+def test_a_removed_shard_whose_workspace_goes_elsewhere_is_refused(world: World) -> None:
+    world.apply(layout({"s1": ["a"], "s2": ["b"]}))
+    populate(world, "s2", "b")
+    with pytest.raises(SchemaError) as refused:
+        world.plan(layout({"s1": ["a", "b"]}))
+    assert refused.value.code == "PS306"
+
+
+def test_a_workspace_with_rows_in_buckets_is_not_stranded(world: World) -> None:
+    world.apply(layout({"s1": ["a"], "s2": {"buckets": "0-4095"}}))
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('ws1')")  # bucket 3219
+    split = {"s1": ["a"], "s2": {"buckets": "0-2047"}, "s3": {"buckets": "2048-4095"}}
+    with pytest.raises(SchemaError) as refused:
+        world.plan(layout(split))
+    assert refused.value.code == "PS306"
+    assert 'shard "s3"' in refused.value.message
+    world.execute("DELETE FROM account_s2")
+    world.converge(layout(split))
+
+
+def test_an_empty_shard_goes_to_another_server(world: World) -> None:
+    here = layout({"s1": ["a"], "s2": ["b"]}, servers=["east"], tables=BY_MONTH)
+    there = layout({"s1": ["a"], "s2": ("east", ["b"])}, tables=BY_MONTH)
+    world.evolve([here, there], between=populate, allow=DROPS)
+    world.execute("INSERT INTO account_s2 (workspace_id) VALUES ('b')", server="east")
+    assert world.value("SELECT count(*) FROM account_global") == 21
+    world.execute("DELETE FROM account_s2", server="east")
+    world.evolve([there, here], allow=DROPS)
+
+
+def test_a_shard_with_rows_stays_on_its_server(world: World) -> None:
+    world.apply(layout({"s1": ["a"]}, servers=["east"]))
+    populate(world)
+    with pytest.raises(SchemaError) as refused:
+        world.plan(layout({"s1": ("east", ["a"])}))
+    assert refused.value.code == "PS225"
+
+
+def test_a_shard_with_rows_on_another_server_does_not_come_back(world: World) -> None:
+    world.apply(layout({"s1": ["a"], "s2": ("east", ["b"])}))
+    populate(world, "s2", "b", "east")
+    with pytest.raises(SchemaError) as refused:
+        world.plan(layout({"s1": ["a"], "s2": ["b"]}, servers=["east"]))
+    assert refused.value.code == "PS306"
+
+
+def test_shards_can_be_reordered(world: World) -> None:
+    world.evolve([layout({"s1": ["a"], "s2": ["b"]}), layout({"s2": ["b"], "s1": ["a"]})])
+
+
+# --- edits of the schema --------------------------------------------------------------------------
+
+ADD_BOTH = "ALTER TABLE item ADD color text; ALTER TABLE log ADD color text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """An edit of the schema: `before` makes what it starts from, `after` is the edit itself.
+
+    `query` says true afterwards. Rows are there before: item is a plain table, log is partitioned.
+    """
+
+    name: str
+    after: tuple[Any, ...]
+    before: tuple[Any, ...] = ()
+    allow: frozenset[str] = NONE
+    query: str = "SELECT true"
+    title: str | None = None  # a step whose title contains this
+    stays: bool = False  # the edit leaves something behind that a fresh world lacks
+    hook: tuple[str, ...] = field(default=())  # statements after the rows
+
+
+def both(text: str) -> str:
+    """Return a statement for item and for log."""
+    return ";\n".join(text.replace("TABLE_", t) for t in ("item", "log"))
+
+
+EDITS = [
+    Edit(
+        name="nullable column",
+        after=(both("ALTER TABLE TABLE_ ADD color text"),),
+        query="SELECT count(*) = 20 FROM log_global WHERE color IS NULL",
+    ),
+    Edit(
+        name="not null column with a constant default",
+        after=(both("ALTER TABLE TABLE_ ADD color text NOT NULL DEFAULT 'it''s'"),),
+        query="SELECT count(*) = 40 FROM (SELECT color FROM log_global UNION ALL "
+        "SELECT color FROM item_global) x WHERE color = 'it''s'",
+    ),
+    Edit(
+        name="not null column with a volatile default",
+        after=(both("ALTER TABLE TABLE_ ADD token uuid NOT NULL DEFAULT gen_random_uuid()"),),
+        query="SELECT count(DISTINCT token) = 40 FROM "
+        "(SELECT token FROM item_s1 UNION ALL SELECT token FROM log_s1) x",
+        title="in batches",
+    ),
+    Edit(
+        name="nullable column with a volatile default",
+        after=(both("ALTER TABLE TABLE_ ADD stamp timestamptz DEFAULT clock_timestamp()"),),
+        query="SELECT count(stamp) = 20 FROM log_s1",
+    ),
+    Edit(
+        name="column with now()",
+        after=(both("ALTER TABLE TABLE_ ADD stamp timestamptz NOT NULL DEFAULT now()"),),
+        query="SELECT count(DISTINCT stamp) = 1 FROM log_s1",
+    ),
+    Edit(
+        name="generated column",
+        after=(both("ALTER TABLE TABLE_ ADD big text GENERATED ALWAYS AS (upper(id::text)) STORED"),),
+        query="SELECT bool_and(big = upper(id::text)) FROM log_s1",
+    ),
+    Edit(
+        name="identity column",
+        after=("ALTER TABLE item ADD number bigint GENERATED ALWAYS AS IDENTITY",),
+        query="SELECT count(DISTINCT number) = 20 FROM item_s1",
+    ),
+    Edit(
+        name="serial column",
+        after=("ALTER TABLE item ADD number bigserial",),
+        query="SELECT count(DISTINCT number) = 20 FROM item_s1",
+    ),
+    Edit(
+        name="drop column",
+        before=(both("ALTER TABLE TABLE_ ADD color text"),),
+        after=(),
+        allow=DELETES,
+        query="SELECT count(*) = 0 FROM information_schema.columns WHERE column_name = 'color'",
+    ),
+    Edit(
+        name="drop a column with index, check and foreign key",
+        before=(
+            both("ALTER TABLE TABLE_ ADD other uuid REFERENCES account (id), ADD CHECK (other <> id)"),
+            both("CREATE INDEX ON TABLE_ (other)"),
+        ),
+        after=(),
+        allow=BOTH,
+    ),
+    Edit(
+        name="wider varchar",
+        after=(("note varchar(20)", "note varchar(40)"),),
+        query="SELECT count(*) = 20 FROM item_global WHERE note LIKE 'n%'",
+    ),
+    Edit(
+        name="integer to bigint",
+        after=(("size integer DEFAULT 0", "size bigint DEFAULT 0"), ("body text", "body varchar")),
+        query="SELECT pg_typeof(size) = 'bigint'::regtype FROM item_global LIMIT 1",
+        title="which blocks a change below",
+    ),
+    Edit(
+        name="text to a number",
+        before=("ALTER TABLE log ADD code text DEFAULT '7'",),
+        after=("ALTER TABLE log ADD code integer DEFAULT 7",),
+        query="SELECT sum(code) = 140 FROM log_global",
+    ),
+    Edit(
+        name="collation",
+        after=(("body text", 'body text COLLATE "C"'), ("note varchar(20)", 'note varchar(20) COLLATE "C"')),
+    ),
+    Edit(
+        name="default changed and added",
+        after=(("size integer DEFAULT 0", "size integer DEFAULT 5"), ("body text", "body text DEFAULT 'x'")),
+        query="SELECT count(*) = 20 FROM item_s1 WHERE size < 5",
+    ),
+    Edit(name="default removed", after=(("size integer DEFAULT 0", "size integer"),)),
+    Edit(
+        name="not null",
+        after=(("note varchar(20)", "note varchar(20) NOT NULL"), ("body text", "body text NOT NULL")),
+        query="SELECT count(*) = 0 FROM pg_constraint WHERE conname LIKE '%not\\_null' AND contype = 'c'",
+    ),
+    Edit(
+        name="no longer not null",
+        before=(("body text", "body text NOT NULL"),),
+        after=(),
+    ),
+    Edit(
+        name="comments",
+        before=("COMMENT ON COLUMN log.body IS 'old'", "COMMENT ON TABLE item IS 'gone'"),
+        after=(
+            "COMMENT ON COLUMN log.body IS 'new; ''quoted'''",
+            "COMMENT ON COLUMN item.note IS 'new'",
+            "COMMENT ON TABLE log IS 'new'",
+            "COMMENT ON INDEX log_item_idx IS 'new'",
+        ),
+    ),
+    Edit(
+        name="comments removed",
+        before=(
+            "COMMENT ON COLUMN log.body IS 'old'",
+            "COMMENT ON TABLE item IS 'old'",
+            "COMMENT ON INDEX item_note_idx IS 'old'",
+        ),
+        after=(),
+    ),
+    Edit(
+        name="enum label at the end and in the middle",
+        before=("CREATE TYPE mood AS ENUM ('a', 'd')", both("ALTER TABLE TABLE_ ADD m mood DEFAULT 'a'")),
+        after=(
+            "CREATE TYPE mood AS ENUM ('0', 'a', 'b', 'c', 'd', 'it''s')",
+            both("ALTER TABLE TABLE_ ADD m mood NOT NULL DEFAULT 'b'"),
+        ),
+        query="SELECT enum_range(NULL::mood)::text = $$[0,a,b,c,d,it's]$$ "
+        "OR enum_range(NULL::mood)::text = $${0,a,b,c,d,it's}$$",
+    ),
+    Edit(
+        name="enum label removed",
+        before=("CREATE TYPE mood AS ENUM ('a', 'b', 'c')", "ALTER TABLE item ADD m mood"),
+        after=("CREATE TYPE mood AS ENUM ('a', 'c')", "ALTER TABLE item ADD m mood"),
+        query="SELECT count(*) = 3 FROM pg_enum",
+        stays=True,
+    ),
+    Edit(
+        name="new enum with a column",
+        after=("CREATE TYPE mood AS ENUM ('a')", both("ALTER TABLE TABLE_ ADD m mood NOT NULL DEFAULT 'a'")),
+    ),
+    Edit(
+        name="new table",
+        after=("CREATE TABLE tag (id uuid PRIMARY KEY, log_id uuid, item_id uuid NOT NULL REFERENCES item (id))",),
+    ),
+    Edit(
+        name="dropped table",
+        before=("CREATE TABLE tag (id uuid PRIMARY KEY, item_id uuid NOT NULL REFERENCES item (id))",),
+        after=(),
+        allow=DROPS,
+    ),
+    Edit(
+        name="dropped table with rows",
+        before=("CREATE TABLE tag (id serial PRIMARY KEY, workspace_id text NOT NULL)",),
+        after=(),
+        hook=("INSERT INTO tag_s1 (workspace_id) VALUES ('a')",),
+        allow=BOTH,
+    ),
+    Edit(
+        name="new index",
+        after=(both("CREATE INDEX ON TABLE_ (id) WHERE id IS NOT NULL"), "CREATE INDEX odd ON log (lower(body) DESC, at) INCLUDE (item_id)"),
+        title="build index",
+    ),
+    Edit(
+        name="index dropped",
+        before=(both("CREATE INDEX TABLE__x ON TABLE_ (id, account_id)").replace("(id, account_id) ON", "ON").replace("log (id, account_id)", "log (id, body)"),),
+        after=(),
+        allow=DROPS,
+    ),
+    Edit(
+        name="index changed",
+        after=(
+            ("item_note_idx ON item (note)", "item_note_idx ON item (note, size)"),
+            ("log_item_idx ON log (item_id, at)", "log_item_idx ON log (item_id, at DESC)"),
+        ),
+        query="SELECT count(*) > 2 AND bool_and(indexdef LIKE '%at DESC%') FROM pg_indexes "
+        "WHERE tablename LIKE 'log%' AND indexname LIKE '%item_idx%' OR indexname LIKE '%log_item%'",
+    ),
+    Edit(
+        name="index with another method and storage",
+        after=(
+            ("item_note_idx ON item (note)", "item_note_idx ON item USING hash (note) WITH (fillfactor = 60)"),
+        ),
+    ),
+    Edit(
+        name="unique index",
+        after=("CREATE UNIQUE INDEX ON item (account_id, note)", "CREATE UNIQUE INDEX log_u ON log (at, id)"),
+    ),
+    Edit(
+        name="check",
+        after=(both("ALTER TABLE TABLE_ ADD CONSTRAINT TABLE__c CHECK (id::text <> '%s')"),),
+        query="SELECT bool_and(convalidated) FROM pg_constraint WHERE conname LIKE '%\\_c\\_s1'",
+    ),
+    Edit(
+        name="check changed",
+        before=(both("ALTER TABLE TABLE_ ADD CONSTRAINT TABLE__c CHECK (id::text <> '')"),),
+        after=(both("ALTER TABLE TABLE_ ADD CONSTRAINT TABLE__c CHECK (id::text <> 'x')"),),
+        query="SELECT count(*) >= 3 AND bool_and(convalidated) FROM pg_constraint "
+        "WHERE conname LIKE '%\\_c\\_s1'",
+    ),
+    Edit(
+        name="check dropped",
+        before=(both("ALTER TABLE TABLE_ ADD CONSTRAINT TABLE__c CHECK (id::text <> '')"),),
+        after=(),
+        allow=DROPS,
+    ),
+    Edit(
+        name="unique constraint",
+        after=(
+            "ALTER TABLE item ADD UNIQUE (account_id, note)",
+            "ALTER TABLE log ADD CONSTRAINT log_uq UNIQUE (item_id, at)",
+        ),
+    ),
+    Edit(
+        name="unique constraint that is deferrable, with include and nulls",
+        after=(
+            "ALTER TABLE item ADD CONSTRAINT item_d UNIQUE (note) DEFERRABLE INITIALLY DEFERRED",
+            "ALTER TABLE item ADD CONSTRAINT item_n UNIQUE NULLS NOT DISTINCT (note, id) INCLUDE (size)",
+        ),
+    ),
+    Edit(
+        name="unique constraint dropped",
+        before=(
+            "ALTER TABLE item ADD UNIQUE (account_id, note)",
+            "ALTER TABLE log ADD CONSTRAINT log_uq UNIQUE (item_id, at)",
+        ),
+        after=(),
+        allow=DROPS,
+    ),
+    Edit(
+        name="unique constraint changed",
+        before=("ALTER TABLE item ADD CONSTRAINT item_uq UNIQUE (account_id, note)",),
+        after=("ALTER TABLE item ADD CONSTRAINT item_uq UNIQUE (note, account_id, size)",),
+    ),
+    Edit(
+        name="foreign key",
+        before=(both("ALTER TABLE TABLE_ ADD other uuid"),),
+        after=(both("ALTER TABLE TABLE_ ADD other uuid REFERENCES account (id) ON DELETE SET NULL"),),
+        query="SELECT count(*) = 2 AND bool_and(convalidated) FROM pg_constraint WHERE "
+        "conrelid IN ('item_s1'::regclass, 'log_s1'::regclass) AND confdeltype = 'n'",
+    ),
+    Edit(
+        name="foreign key with another action",
+        after=(("REFERENCES account (id) ON DELETE CASCADE", "REFERENCES account (id)"),
+               ("REFERENCES item (id) ON DELETE CASCADE", "REFERENCES item (id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED")),
+        query="SELECT count(*) = 0 FROM pg_constraint WHERE confdeltype = 'c'",
+    ),
+    Edit(
+        name="foreign key dropped",
+        before=(both("ALTER TABLE TABLE_ ADD other uuid REFERENCES account (id)"),),
+        after=(both("ALTER TABLE TABLE_ ADD other uuid"),),
+        allow=DROPS,
+    ),
+    Edit(
+        name="trigger function",
+        before=(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$",
+            both("CREATE TRIGGER TABLE__t BEFORE UPDATE ON TABLE_ FOR EACH ROW EXECUTE FUNCTION touch()"),
+        ),
+        after=(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.id = OLD.id; RETURN NEW; END$$",
+            both("CREATE TRIGGER TABLE__t BEFORE UPDATE ON TABLE_ FOR EACH ROW EXECUTE FUNCTION touch()"),
+        ),
+        title="replace function public.touch()",
+    ),
+    Edit(
+        name="trigger changed, added and dropped",
+        before=(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$",
+            both("CREATE TRIGGER TABLE__t BEFORE UPDATE ON TABLE_ FOR EACH ROW EXECUTE FUNCTION touch()"),
+            "CREATE TRIGGER old AFTER INSERT ON item EXECUTE FUNCTION touch()",
+        ),
+        after=(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$",
+            both("CREATE TRIGGER TABLE__t AFTER INSERT OR UPDATE OF id ON TABLE_ FOR EACH ROW WHEN (NEW.id IS NOT NULL) EXECUTE FUNCTION touch('it''s')"),
+            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON item DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION touch()",
+            "ALTER TABLE item DISABLE TRIGGER item_t",
+        ),
+        allow=DROPS,
+    ),
+    Edit(
+        name="policies and row security",
+        before=(both("CREATE POLICY p ON TABLE_ USING (id IS NOT NULL)"), "CREATE POLICY q ON item USING (true)"),
+        after=(
+            both("CREATE POLICY p ON TABLE_ AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (id IS NOT NULL)"),
+            both("ALTER TABLE TABLE_ ENABLE ROW LEVEL SECURITY"),
+            "ALTER TABLE log FORCE ROW LEVEL SECURITY",
+        ),
+        allow=DROPS,
+    ),
+    Edit(
+        name="row security disabled",
+        before=(both("ALTER TABLE TABLE_ ENABLE ROW LEVEL SECURITY"), "ALTER TABLE log FORCE ROW LEVEL SECURITY"),
+        after=(),
+    ),
+    Edit(
+        name="grants",
+        before=("GRANT SELECT ON item TO PUBLIC",),
+        after=("GRANT SELECT, INSERT ON item TO PUBLIC", "GRANT SELECT ON log TO PUBLIC"),
+        query="SELECT has_table_privilege('pg_monitor', 'log_global', 'SELECT') "
+        "AND has_table_privilege('pg_monitor', 'log_s1', 'SELECT') "
+        "AND has_table_privilege('pg_monitor', 'item_s1', 'INSERT')",
+    ),
+    Edit(
+        name="storage parameters",
+        before=("ALTER TABLE item SET (fillfactor = 70, autovacuum_enabled = false)",),
+        after=(
+            "ALTER TABLE item SET (fillfactor = 80, toast_tuple_target = 256)",
+            "ALTER TABLE log SET (fillfactor = 60)",
+        ),
+        query="SELECT reloptions = '{fillfactor=80,toast_tuple_target=256}' FROM pg_class "
+        "WHERE relname = 'item_s1'",
+    ),
+    Edit(
+        name="replica identity",
+        before=("ALTER TABLE log REPLICA IDENTITY FULL",),
+        after=("ALTER TABLE log REPLICA IDENTITY NOTHING", "ALTER TABLE item REPLICA IDENTITY FULL"),
+    ),
+    Edit(
+        name="replica identity by an index",
+        after=(
+            "CREATE UNIQUE INDEX item_ri ON item (id, account_id)",
+            "ALTER TABLE item REPLICA IDENTITY USING INDEX item_ri",
+        ),
+    ),
+    Edit(name="unlogged", after=("ALTER TABLE item SET UNLOGGED",)),
+    Edit(
+        name="column renamed",
+        after=(("body text", "content text"),),
+        allow=DELETES,
+        query="SELECT count(*) = 20 AND count(content) = 0 FROM log_global",
+    ),
+    Edit(
+        name="primary key",
+        after=(("id uuid PRIMARY KEY DEFAULT gen_random_uuid(),\n  account_id uuid NOT NULL",
+                "id uuid DEFAULT gen_random_uuid(),\n  account_id uuid NOT NULL"),
+               ("size integer DEFAULT 0\n", "size integer DEFAULT 0, CONSTRAINT item_pkey PRIMARY KEY (account_id, id), CONSTRAINT item_id UNIQUE (id)\n")),
+    ),
+    Edit(
+        name="identity kept",
+        before=(("size integer DEFAULT 0", "size integer GENERATED BY DEFAULT AS IDENTITY"),),
+        after=(("size integer DEFAULT 0", "size integer GENERATED ALWAYS AS IDENTITY"),),
+    ),
+    Edit(
+        name="identity removed",
+        before=(("size integer DEFAULT 0", "size integer GENERATED BY DEFAULT AS IDENTITY"),),
+        after=(("size integer DEFAULT 0", "size integer"),),
+    ),
+    Edit(
+        name="identity on a column that was there",
+        before=(("size integer DEFAULT 0", "size integer NOT NULL DEFAULT 0"),),
+        after=(("size integer DEFAULT 0", "size integer GENERATED BY DEFAULT AS IDENTITY"),),
+    ),
+]
+
+
+@pytest.mark.parametrize("edit", [pytest.param(e, id=e.name.replace(" ", "-")) for e in EDITS])
+def test_edit_of_the_schema(world: World, edit: Edit) -> None:
+    def what(*edits: Any) -> Layout:
+        return layout({"s1": ["a"], "s2": ["b"]}, ddl=ddl(*edits), tables=BY_MONTH)
+
+    world.apply(what(*edit.before))
+    populate(world)
+    world.execute(*edit.hook)
+    outcome = world.converge(what(*edit.after), allow=edit.allow)
+    assert outcome.done > 0
+    assert world.value("SELECT count(*) FROM log_s1") == 20
+    assert world.value("SELECT count(*) FROM item_global") == 20
+    assert world.value(edit.query) is True
+    if edit.title:
+        assert any(edit.title in title for title in titles(outcome.plan))
+    if not edit.stays:
+        world.equals_fresh(what(*edit.after))

@@ -1,6 +1,6 @@
 -- name: create
 -- Version 1 of the schema that holds our state, the same on every server.
-CREATE SCHEMA parlant_shard;
+CREATE SCHEMA IF NOT EXISTS parlant_shard;
 REVOKE ALL ON SCHEMA parlant_shard FROM PUBLIC;
 CREATE TABLE parlant_shard.meta (
   version int NOT NULL,

@@ -27,6 +27,8 @@ SELECT current_setting('server_version_num')::int AS version_num,
          AS create_subscription,
        (SELECT pg_catalog.array_agg(x.name::text) FROM pg_catalog.pg_available_extensions x)
          AS extensions_available,
+       (SELECT pg_catalog.array_agg(DISTINCT x.name::text)
+          FROM pg_catalog.pg_available_extension_versions x WHERE x.trusted) AS extensions_trusted,
        (SELECT pg_catalog.array_agg(x.rolname::text) FROM pg_catalog.pg_roles x) AS roles,
        (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings s
          WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'server_encoding',
@@ -53,7 +55,9 @@ SELECT c.oid, c.relname AS name, c.relkind::text AS kind, c.relpersistence::text
        s.srvname AS foreign_server, ft.ftoptions AS foreign_options,
        CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END AS view_text,
        c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0 AS populated,
-       d.deptype IS NOT NULL AS of_extension
+       d.deptype IS NOT NULL AS of_extension,
+       pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS owned
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
   LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relkind IN ('r', 'p', 'f')
@@ -191,16 +195,20 @@ SELECT p.proname AS name,
             AND (p.proname = 'refuse_write' OR p.proname LIKE 'cascade\_%%')))
  WHERE p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                    WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+                    WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                      AND d.deptype IN ('e', 'i'))
  ORDER BY 2;
 
 -- name: other_types
--- Domains and composite types, which we do not carry over.
+-- Types of the namespace that belong to no table: their names are taken for tables too.
 SELECT t.typname AS name, t.typtype::text AS type
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace AND n.nspname = %(namespace)s
- WHERE t.typtype = 'd' OR (t.typtype = 'c' AND EXISTS (
-         SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'));
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)
+   AND (t.typrelid = 0 OR EXISTS (
+         SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e');
 
 -- name: extensions
 -- Extensions of this database.
@@ -250,16 +258,24 @@ SELECT s.subname AS name, s.subconninfo AS conninfo
 SELECT slot_name::text AS name FROM pg_catalog.pg_replication_slots
  WHERE slot_type = 'logical' AND database = current_database();
 
--- name: internal_version
--- The version of our own schema, 0 where it is absent.
-SELECT CASE WHEN pg_catalog.to_regclass('parlant_shard.meta') IS NULL THEN 0 ELSE 1 END AS present;
+-- name: internal_schema
+-- Our own schema, where there is one of that name: may we use it, and is it ours?
+SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
+       pg_catalog.pg_has_role(n.nspowner, 'USAGE') AS owned,
+       (SELECT count(*) FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = n.oid AND c.relkind = 'r'
+           AND c.relname IN ('meta', 'object', 'shard', 'directory', 'placement', 'run', 'step'))
+         AS ours,
+       EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
+  FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 
 -- name: internal_rows
 -- Our own rows, one object per list.
 SELECT (SELECT version FROM parlant_shard.meta) AS version,
        (SELECT pg_catalog.array_agg(ARRAY[o.kind, o.name, o.logical, o.shard]) FROM parlant_shard.object o
          WHERE o.topology = %(topology)s) AS managed,
-       (SELECT pg_catalog.array_agg(o.name) FROM parlant_shard.object o
+       (SELECT pg_catalog.array_agg(ARRAY[o.name, o.topology]) FROM parlant_shard.object o
          WHERE o.topology <> %(topology)s) AS of_other_topologies,
        (SELECT pg_catalog.array_agg(ARRAY[p.workspace_id, p.shard, p.state]) FROM parlant_shard.placement p
          WHERE p.topology = %(topology)s) AS placements,

@@ -47,7 +47,7 @@ class Date:
         return self.text
 
 
-class Rejected(Exception):  # noqa: N818 - carries a Problem to the loader, never leaves it
+class Rejected(Exception):
     """Ends the reading with one problem."""
 
     def __init__(self, problem: Problem) -> None:

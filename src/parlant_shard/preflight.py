@@ -1,0 +1,331 @@
+"""What must be right before anything begins: servers, rights, and rows that nobody may strand.
+
+Every check names the statement that mends it. A plan that gets past them should not stop half-way
+for a reason that could have been seen before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import psycopg
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+from parlant_shard import canonical, db
+from parlant_shard import changes as c
+from parlant_shard.catalog import Catalog, Facts, Relkind
+from parlant_shard.ddl import text
+from parlant_shard.diff import listed
+from parlant_shard.errors import PrivilegeError, SchemaError, ShardError, TopologyError
+from parlant_shard.shardmap import shard_of
+from parlant_shard.tenancy import Tenancy
+from parlant_shard.topology import Topology
+
+
+def check_servers(
+    topology: Topology, live: Mapping[str, Catalog], found: Mapping[str, Facts]
+) -> None:
+    for name, about in found.items():
+        place = {
+            "file": str(topology.file),
+            "line": topology.line(f"servers.{name}"),
+            "path": f"servers.{name}",
+        }
+        if about.in_recovery:
+            raise TopologyError(
+                f'server "{name}" is a replica: it cannot be changed',
+                code="PS160",
+                hint="give the primary's address as dsn (or admin_dsn); list the replica under "
+                "`replicas`",
+                **place,  # type: ignore[arg-type]  # the three keywords of a place
+            )
+        if about.read_only:
+            raise TopologyError(
+                f'server "{name}" is read-only (default_transaction_read_only = on)',
+                code="PS167",
+                hint=f"ALTER DATABASE {canonical.quote(about.database)} RESET "
+                "default_transaction_read_only; a replica needs its primary's address as dsn",
+                **place,  # type: ignore[arg-type]
+            )
+        if about.settings.get("server_encoding") != "UTF8":
+            raise TopologyError(
+                f'the database of server "{name}" has the encoding '
+                f"{about.settings.get('server_encoding')}, UTF8 is needed",
+                code="PS161",
+                hint="bucket numbers and names are computed over UTF-8; use a UTF8 database",
+                **place,  # type: ignore[arg-type]
+            )
+        if "namespace" not in about.can:
+            raise TopologyError(
+                f'schema "{topology.namespace}" does not exist on server "{name}"',
+                code="PS162",
+                hint=f"CREATE SCHEMA {canonical.quote(topology.namespace)}",
+                **place,  # type: ignore[arg-type]
+            )
+        user, database = canonical.quote(about.user), canonical.quote(about.database)
+        missing = []
+        if "create-schema" not in about.can and not live[name].internal_version:
+            missing.append(("create schemas", f"GRANT CREATE ON DATABASE {database} TO {user}"))
+        if "create-in-namespace" not in about.can:
+            namespace = canonical.quote(topology.namespace)
+            missing.append(
+                (
+                    f'create tables in schema "{topology.namespace}"',
+                    f"GRANT CREATE ON SCHEMA {namespace} TO {user}",
+                )
+            )
+        if missing:
+            raise TopologyError(
+                f'role "{about.user}" may not {" and ".join(what for what, _ in missing)} on '
+                f'server "{name}"',
+                code="PS163",
+                hint="; ".join(statement for _, statement in missing),
+                **place,  # type: ignore[arg-type]
+            )
+    same = _same_database(found)
+    if same is not None:
+        raise TopologyError(
+            f'servers "{same[0]}" and "{same[1]}" are the same database',
+            code="PS164",
+            hint="list a database once; several shards can share a server",
+            file=str(topology.file),
+            line=topology.line(f"servers.{same[1]}"),
+            path=f"servers.{same[1]}",
+        )
+    for name, catalog in live.items():
+        if name != topology.coordinator and catalog.shards:
+            raise TopologyError(
+                f'the directory of topology "{topology.name}" is on server "{name}", but the '
+                f'coordinator is "{topology.coordinator}" now',
+                code="PS169",
+                hint=f"put `coordinator: {name}` back: run history, lock and directory live there",
+                file=str(topology.file),
+                line=topology.line("coordinator"),
+                path="coordinator",
+            )
+    for shard, server in sorted(live[topology.coordinator].shards.items()):
+        if server not in topology.servers:
+            raise TopologyError(
+                f'server "{server}" is gone from the topology, but shard "{shard}" is still on it',
+                code="PS165",
+                hint=f'list server "{server}" again, take its shards out of the topology, apply, '
+                "and remove the server then",
+                file=str(topology.file),
+                line=topology.line("servers"),
+                path="servers",
+            )
+
+
+def check_types(topology: Topology, base: Catalog, tenancy: Tenancy) -> None:
+    """Columns of a domain, composite or range type of the schema would not exist on a shard."""
+    own = {
+        f"{canonical.quote(topology.namespace)}.{canonical.quote(name)}": (name, kind)
+        for name, kind in base.other_relations.items()
+        if kind in {"domain", "composite type", "type"}
+    }
+    for name in sorted(tenancy.kinds):
+        for column in base.tables[name].columns:
+            found = own.get(column.type.removesuffix("[]").split("(")[0])
+            if found is not None:
+                raise SchemaError(
+                    f'column "{name}.{column.name}" is of the {found[1]} "{found[0]}", which is '
+                    "not carried over to the shards",
+                    code="PS237",
+                    hint="use its base type, with a CHECK where the type had one",
+                )
+
+
+def check_rights(
+    topology: Topology,
+    live: Mapping[str, Catalog],
+    found: Mapping[str, Facts],
+    changes: Iterable[c.Change],
+) -> None:
+    """Refuse a plan with a step that the role may not run: half-way is the worst place to learn it."""
+    for change in changes:
+        about, catalog = found[change.server], live[change.server]
+        user, database = canonical.quote(about.user), canonical.quote(about.database)
+        where = f'in database "{about.database}" of server "{change.server}"'
+        match change:
+            case c.CreateExtension(name=name):
+                _check_extension(name, about, change.server)
+            case c.SetForeignServer() if (
+                "postgres_fdw" in catalog.extensions and "fdw" not in about.can
+            ):
+                raise PrivilegeError(
+                    f'role "{about.user}" may not use postgres_fdw on server "{change.server}"',
+                    code="PS412",
+                    hint=f"{where}: GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {user}",
+                )
+            case c.SetPublication() if "create-schema" not in about.can:
+                raise PrivilegeError(
+                    f'role "{about.user}" may not create a publication on server "{change.server}"',
+                    code="PS412",
+                    hint=f"{where}: GRANT CREATE ON DATABASE {database} TO {user}",
+                )
+            case c.OnTable(table=table):
+                existing = catalog.tables.get(table.name)
+                if existing is not None and not existing.owned:
+                    name = f"{canonical.quote(topology.namespace)}.{canonical.quote(table.name)}"
+                    kind = "FOREIGN TABLE" if existing.kind is Relkind.FOREIGN else "TABLE"
+                    raise PrivilegeError(
+                        f'role "{about.user}" does not own table "{table.name}" on server '
+                        f'"{change.server}", whose owner is "{existing.owner}"',
+                        code="PS412",
+                        hint=f"{where}: GRANT {canonical.quote(existing.owner)} TO {user}; or "
+                        f"ALTER {kind} {name} OWNER TO {user}",
+                    )
+
+
+def _check_extension(name: str, about: Facts, server: str) -> None:
+    statement = f"CREATE EXTENSION {canonical.quote(name)}"
+    if name not in about.extensions_available:
+        raise TopologyError(
+            f'server "{server}" does not have the extension "{name}"',
+            code="PS168",
+            hint="install its package on that machine (postgres_fdw comes with contrib)",
+        )
+    if not about.superuser and name not in about.extensions_trusted:
+        raise PrivilegeError(
+            f'role "{about.user}" may not create the extension "{name}" on server "{server}"',
+            code="PS412",
+            hint=f'as a superuser, in database "{about.database}": {statement}'
+            + (
+                "; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO "
+                f"{canonical.quote(about.user)}"
+                if name == "postgres_fdw"
+                else ""
+            ),
+        )
+
+
+def _same_database(found: Mapping[str, Facts]) -> tuple[str, str] | None:
+    seen: dict[str, str] = {}
+    for name, about in found.items():
+        if about.identity in seen:
+            return seen[about.identity], name
+        seen[about.identity] = name
+    return None
+
+
+def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -> None:
+    """Grants and policies name roles; they must exist wherever the tables will be."""
+    named = {
+        role
+        for table in base.tables.values()
+        for role in (
+            *(g.role for g in table.grants),
+            *(r for p in table.policies for r in p.roles),
+        )
+        if role
+    }
+    for server in topology.servers:
+        for role in sorted(named - found[server].roles):
+            raise SchemaError(
+                f'the schema grants to role "{role}", which server "{server}" does not have',
+                code="PS233",
+                hint=f"CREATE ROLE {canonical.quote(role)}",
+            )
+
+
+# --- rows that would be stranded ------------------------------------------------------------------
+
+
+def refuse_stranded_rows(
+    topology: Topology,
+    tenancy: Tenancy,
+    live: Mapping[str, Catalog],
+    changes: Iterable[c.Change],
+) -> None:
+    """Ask the shards before a workspace is taken from one that still has rows of it."""
+    by_server: dict[str, list[tuple[c.OnTable, Composed]]] = {}
+    for candidate in changes:
+        if isinstance(candidate, c.SwapCheck | c.DropTable):
+            query = _stranded(topology, tenancy, live, candidate)
+            if query is not None:
+                by_server.setdefault(candidate.server, []).append((candidate, query))
+    for server, queries in by_server.items():
+        with db.session(topology, server) as connection:
+            for change, query in queries:
+                try:
+                    rows = connection.execute(query).fetchall()
+                except psycopg.errors.QueryCanceled as error:
+                    raise SchemaError(
+                        f'could not find out in time whether "{change.table.name}" has rows that '
+                        "would be stranded",
+                        code="PS307",
+                        hint="raise statement_timeout for our role, or add an index on the key",
+                    ) from error
+                if rows:
+                    raise _stranded_error(topology, change, [r["workspace"] for r in rows])
+
+
+def _stranded(
+    topology: Topology,
+    tenancy: Tenancy,
+    live: Mapping[str, Catalog],
+    change: c.SwapCheck | c.DropTable,
+) -> Composed | None:
+    key = Identifier(tenancy.key)
+    condition: Composable
+    if isinstance(change, c.SwapCheck) and change.narrows and change.table.kind != Relkind.FOREIGN:
+        if "bucket(" in change.new.definition + change.old.definition:
+            expression = change.new.definition.removeprefix("CHECK ")
+            condition = SQL("NOT ") + text(expression)
+        else:
+            gone = sorted(listed(change.old) - listed(change.new))
+            condition = SQL("{} = ANY ({}::{}[])").format(
+                key, _texts(gone), text(tenancy.key_type.split("(")[0])
+            )
+    elif (
+        isinstance(change, c.DropTable)
+        and change.why is c.Why.REMOVED
+        and change.shard
+        and change.populated
+        and live[change.server].managed["table", change.table.name].logical in tenancy.sharded
+    ):
+        if topology.uses_buckets:
+            condition = SQL("true")
+        else:
+            placed = sorted(w for s in topology.shards.values() for w in s.workspaces)
+            condition = SQL("{}::text = ANY ({})").format(key, _texts(placed))
+    else:
+        return None
+    return SQL("SELECT DISTINCT {}::text AS workspace FROM {} WHERE {} LIMIT 5").format(
+        key, Identifier(topology.namespace, change.table.name), condition
+    )
+
+
+def _texts(values: list[str]) -> Composable:
+    return text(canonical.literal(canonical.array(values)) + "::text[]")
+
+
+def _stranded_error(topology: Topology, change: c.OnTable, workspaces: list[str]) -> ShardError:
+    names = ", ".join(f'"{w}"' for w in sorted(workspaces))
+    home = shard_of(topology, workspaces[0])
+    if home == change.shard:
+        server = topology.shards[home].server
+        return SchemaError(
+            f'shard "{home}" still has rows in "{change.table.name}" on server '
+            f'"{change.server}", but the topology puts it on server "{server}"',
+            code="PS225",
+            hint=f'put the shard back on "{change.server}", add a new shard on "{server}" and move '
+            "the workspaces there one by one",
+            file=str(topology.file),
+            line=topology.line(f"shards.{home}.server"),
+            path=f"shards.{home}.server",
+        )
+    wants = (
+        f'the topology now places it on shard "{home}"' if home else "the topology names it no more"
+    )
+    undo = f'put {names} back under shard "{change.shard}"'
+    return SchemaError(
+        f'workspace {names} still has rows in "{change.table.name}" on shard "{change.shard}", '
+        f"but {wants}",
+        code="PS306",
+        hint=f"{undo}; only an empty workspace can change its shard by an edit of the file, rows "
+        "have to be moved or purged first",
+        file=str(topology.file),
+        line=topology.line(f"shards.{home or change.shard}"),
+        path=f"shards.{home or change.shard}",
+    )
