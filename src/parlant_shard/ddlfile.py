@@ -297,7 +297,7 @@ def _is_kept(node: Any, kind: str, text: str, file: str, line: int) -> bool:
                 "COMMIT or ROLLBACK in a DO block is refused in a DDL file",
                 "remove it: every statement is run on its own",
             )
-    objects = {getattr(inner, name, None) for name in _OBJECT_FIELDS} & _OUTSIDE_OBJECTS
+    objects = {int(getattr(inner, name, -1)) for name in _OBJECT_FIELDS} & _OUTSIDE_OBJECTS
     for outside in sorted(objects):
         words += " of a " + pb.ObjectType.Name(outside)[len("OBJECT_") :].lower().replace("_", " ")
     if kind in _OUTSIDE or objects:

@@ -248,13 +248,13 @@ def test_names_with_quotes_spaces_and_63_bytes(world: World) -> None:
     long = "t" * 63
     schema = f"""
     CREATE TABLE "Ten ant" ("the key" text NOT NULL, "id " uuid PRIMARY KEY);
-    CREATE TABLE "{long}" (id uuid PRIMARY KEY, "ref ""it""" uuid NOT NULL REFERENCES "Ten ant" ON DELETE CASCADE,
-      "{long[:-1]}é" text CONSTRAINT "{long[1:]}ccc" CHECK ("{long[:-1]}é" <> ''));
-    CREATE INDEX "{long[:-2]}ix" ON "{long}" ("{long[:-1]}é");
+    CREATE TABLE "{long}" (id uuid PRIMARY KEY, "ref ""it"" " uuid NOT NULL REFERENCES "Ten ant" ON DELETE CASCADE,
+      "{long[:-1]}c" text CONSTRAINT "{long[3:]}ccc" CHECK ("{long[:-1]}c" <> ''));
+    CREATE INDEX "{long[:-2]}ix" ON "{long}" ("{long[:-1]}c");
     CREATE TABLE "{long[:-2]}xx" (id uuid PRIMARY KEY, p uuid NOT NULL REFERENCES "{long}", "user" text,
       at timestamp NOT NULL);
     CREATE UNIQUE INDEX "{long[:-2]}iy" ON "{long[:-2]}xx" (at, "user");
-    """.replace("é", "e")
+    """
     shards = {"a" * 31: ["a"], "a" * 30 + "b": ["b"]}
     tables = {long[:-2] + "xx": {"partition": {"by": "at", "every": "1 day", "premake": 1}}}
     what = layout(shards, ddl=schema, key="the key", tables=tables)
@@ -672,7 +672,7 @@ EDITS = [
     ),
     Edit(
         name="index dropped",
-        before=(both("CREATE INDEX TABLE__x ON TABLE_ (id, account_id)").replace("(id, account_id) ON", "ON").replace("log (id, account_id)", "log (id, body)"),),
+        before=(both("CREATE INDEX TABLE__x ON TABLE_ (id) WHERE id IS NOT NULL"),),
         after=(),
         allow=DROPS,
     ),
