@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -135,7 +135,8 @@ def _holder(connection: db.Connection, key: str) -> dict[str, Any] | None:
         "extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8 AS silence "
         "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
-        "AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) "
+        "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
+        "WHERE d.datname = current_database()) "
         "AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
         [key],
     ).fetchone()
@@ -271,7 +272,8 @@ def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
         options = " ".join(f"--allow {h}" for h in sorted(every))
         raise HazardNotAllowed(
             f"{_plural(len([s for s in plan.steps if needed.intersection(s.hazards)]), 'step')} "
-            f"would {' and '.join(_meaning(h) for h in sorted(needed))}, first of all: {first.title}",
+            f"would {' and '.join(_meaning(h) for h in sorted(needed))}, first of all: "
+            f"{first.title}",
             code="PS503",
             hint=f"look at the plan; if it is what you want: {options}",
         )
@@ -360,7 +362,7 @@ class _Run:
             try:
                 errors = [e for e in (f.exception() for f in futures) if e is not None]
             except BaseException:
-                self.stop.set()  # Ctrl-C: the lanes end after their current step
+                self._interrupt()
                 raise
         if errors:
             failed = [e for e in errors if isinstance(e, ShardError)]
@@ -373,6 +375,13 @@ class _Run:
                     hint=failed[0].hint or "run the same command again: it resumes",
                 )
             raise failed[0]
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: cancel what runs, so that the lanes end now and not after an index build."""
+        self.stop.set()
+        for connection in list(self.connections.values()):
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5.0)
 
     def _lane(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -418,7 +427,9 @@ class _Run:
 
     def _failure(self, step: Step, error: psycopg.Error) -> ApplyFailed:
         wrapped = db.wrap(error, server=step.server, doing=step.title)
-        hint = wrapped.hint or "mend the cause, then run the same command again: it resumes"
+        hint = wrapped.hint or "mend the cause"
+        if "it resumes" not in hint:
+            hint += "; then run the same command again: it resumes"
         if error.sqlstate in {"23514", "23503", "23505", "23502"} and "VALIDATE" in step.sql[0]:
             hint = (
                 "some rows do not fit; nothing was lost. Mend or move them, then run the same "
@@ -432,7 +443,7 @@ class _Run:
         return [_sql(s) for s in with_secret(step, self.peers)]
 
     def _transactional(self, step: Step) -> None:
-        """Try under a short lock timeout, pause, try again; the journal row commits with the work."""
+        """Try under a short lock timeout, pause, try again; the journal row commits with it."""
         statements = self._statements(step)
         deadline = time.monotonic() + PATIENCE
         started = datetime.now(UTC)
@@ -472,6 +483,12 @@ class _Run:
         return journal.is_done(self._connection(step.server), self.run_id, step)
 
     def _pause(self, attempt: int) -> None:
+        if self.stop.is_set():
+            raise ApplyFailed(
+                "interrupted",
+                code="PS515",
+                hint="what was done stays; run the same command again: it resumes",
+            )
         # Full jitter: two of our lanes, or two tools, must not meet again at the same moment.
         self.stop.wait(random.uniform(0.05, min(_MAX_PAUSE, 0.1 * 2**attempt)))
 

@@ -35,7 +35,7 @@ def columns(names: Iterable[str]) -> str:
 
 
 def literal(value: str) -> str:
-    """A string constant, as the server deparses it; our sessions set standard_conforming_strings."""
+    """A string constant as the server deparses it: standard_conforming_strings is on."""
     return "'" + value.replace("'", "''") + "'"
 
 

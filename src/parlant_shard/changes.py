@@ -1,4 +1,4 @@
-"""The closed set of changes between two catalogues. `diff` finds them, `plan` turns them into SQL."""
+"""The closed set of changes between two catalogues: `diff` finds them, `plan` makes SQL of them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code. Every failure becomes one message on stderr."""
     options.json, options.color, options.verbose = False, sys.stderr.isatty(), False
+    if threading.current_thread() is threading.main_thread():
+        # A supervisor's SIGTERM ends a run as cleanly as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = app(_global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
     except TyperException as error:
@@ -97,12 +102,10 @@ def run(arguments: Sequence[str]) -> int:
             _tell(message)
         return Exit.USAGE
     except typer.Exit as error:
-        return error.exit_code
+        # The option parser turns Ctrl-C into this exit code of its own.
+        return _interrupted() if error.exit_code == 130 else error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        _error(
-            "PS901", "interrupted", "what was done stays; run the same command again: it resumes"
-        )
-        return Exit.FAILED
+        return _interrupted()
     except ShardError as error:
         _shard_error(error)
         return error.exit_code
@@ -131,6 +134,11 @@ def run(arguments: Sequence[str]) -> int:
         )
         return Exit.FAILED
     return result if isinstance(result, int) else Exit.DONE
+
+
+def _interrupted() -> int:
+    _error("PS901", "interrupted", "what was done stays; run the same command again: it resumes")
+    return Exit.FAILED
 
 
 def _usage(message: str) -> str:
@@ -334,7 +342,8 @@ def apply(
     else:
         again = ", resuming an interrupted run" if outcome.resumed else ""
         typer.echo(
-            f'Topology "{topology.name}": {outcome.done} steps done in {outcome.seconds:.1f} s{again}.'
+            f'Topology "{topology.name}": {outcome.done} steps done in {outcome.seconds:.1f} s'
+            f"{again}."
         )
 
 

@@ -21,8 +21,8 @@ Connection = psycopg.Connection[dict[str, Any]]
 # Seconds. Long enough for a server under load, short enough that a dead one is named soon.
 CONNECT_TIMEOUT = 10
 
-# One round trip sets them all. Those before the timeouts fix the text that PostgreSQL deparses; the timeouts bound
-# what a forgotten or dead session of ours can hold up.
+# One round trip sets them all. Those before the timeouts fix the text that PostgreSQL deparses;
+# the timeouts bound what a forgotten or dead session of ours can hold up.
 SESSION = {
     "search_path": "",
     "TimeZone": "UTC",
@@ -114,7 +114,7 @@ _CAUSES = (
     (
         r"timeout expired|timed out",
         "no answer in time",
-        "look for a wrong address or a firewall; connect_timeout in the dsn changes how long we wait",
+        "look for a wrong address or a firewall; connect_timeout says how long we wait",
     ),
     (
         r"failed to resolve|could not translate|Name or service not known",
@@ -167,14 +167,21 @@ def _prepare_session(connection: Connection) -> None:
 
 @contextmanager
 def session(
-    topology: Topology, server: str, *, application: str = "parlant-shard"
+    topology: Topology,
+    server: str,
+    *,
+    application: str = "parlant-shard",
+    doing: str = "reading its catalogue",
 ) -> Iterator[Connection]:
-    """Connect to a server of the topology, wrap driver errors, and close at the end."""
+    """Connect to a server of the topology, wrap driver errors, and close at the end.
+
+    `doing` says in a message what went wrong with.
+    """
     connection = connect(conninfo(topology, server), server=server, application=application)
     try:
         yield connection
     except psycopg.Error as error:
-        raise wrap(error, server=server, doing="talking to it") from error
+        raise wrap(error, server=server, doing=doing) from error
     finally:
         connection.close()
 
@@ -201,13 +208,18 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
             hint=diag.message_hint or "connect as a role that may, or grant it",
         )
     if state in RETRYABLE:
+        what = "a lock that another session holds was not to be had in time"
         return ServerError(
-            message,
+            f'server "{server}", {doing}: {what if state == "55P03" else said}',
             code="PS404",
-            hint="another session held a conflicting lock for too long; "
-            "`SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity` names it; "
-            "run the same command again: it resumes",
+            hint="`SELECT a.pid, a.state, a.xact_start, l.relation::regclass, l.mode FROM "
+            "pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted AND l.relation IS NOT NULL "
+            "ORDER BY a.xact_start` shows the holders, the oldest first; run the same command "
+            "again: it resumes",
         )
+    if state == "P0001" and diag.context:
+        # Raised by a trigger, event trigger or function of the site: say which.
+        message += f" ({diag.context.splitlines()[0]})"
     hint = _HINTS.get(state) or diag.message_hint
     if hint is None:
         hint = "look at the server's log around this moment for the statement and its context"

@@ -226,7 +226,7 @@ class Ddl:
     # --- partitions ------------------------------------------------------------------------------
 
     def create_partition(self, parent: Table, leaf: Table) -> list[Composed]:
-        """Standalone first, with indexes of our names, then attached: no strong lock on the parent."""
+        """Standalone, with indexes of our names, then attached: no strong lock on the parent."""
         statement = SQL(
             "CREATE {}TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES)"
         ).format(
@@ -297,7 +297,7 @@ def fdw_options(options: Iterable[tuple[str, str]], verb: LiteralString = "") ->
 
 
 def bound(value: Bound, *, zoned: bool) -> Composed:
-    """FOR VALUES; without an offset for columns without a time zone, because it would be ignored."""
+    """FOR VALUES; no offset for a column without time zone, which would ignore it."""
     if value.default:
         return SQL("DEFAULT").format()
     return SQL("FOR VALUES FROM ({}) TO ({})").format(

@@ -273,7 +273,10 @@ class _Builder:
         if name == self.coordinator or not self.tenancy.of_kind("reference"):
             return True
         source, target = self.facts[self.coordinator], self.facts[name]
-        without = f'; server "{name}" gets no reference tables, and foreign keys to them are left out there'
+        without = (
+            f'; server "{name}" gets no reference tables, '
+            "and foreign keys to them are left out there"
+        )
         if source.settings.get("wal_level") != "logical":
             self.notices.append(
                 f'the coordinator "{self.coordinator}" has wal_level = '
@@ -303,7 +306,7 @@ class _Builder:
     def _reference(self, base: Catalog, logical: str) -> Table:
         """A reference or host table as declared, or as it is where the coordinator has its own.
 
-        A table that was there before us is its owner's: it stays as it is, and the copies follow it.
+        A table that was there before us is its owner's: it stays as it is, the copies follow it.
         """
         live = self.live[self.coordinator]
         existing = live.tables.get(logical)
@@ -412,7 +415,7 @@ class _Builder:
             definition=canonical.trigger_function(
                 "parlant_shard.refuse_write()",
                 "\nBEGIN\n"
-                "  RAISE EXCEPTION 'reference table \"%\" is a copy on this server', TG_TABLE_NAME\n"
+                "  RAISE EXCEPTION 'table \"%\" is a copy on this server', TG_TABLE_NAME\n"
                 "    USING ERRCODE = '25006',\n"
                 "          HINT = 'write it on the coordinator; replication brings it here';\n"
                 "END;\n",
@@ -581,7 +584,7 @@ class _Builder:
                 continue
             if fk.on_update in {"n", "d"}:
                 self.notices.append(
-                    f'foreign key "{fk.name}" of "{logical}": ON UPDATE SET NULL and SET DEFAULT '
+                    f'foreign key "{fk.name}" of "{logical}": SET NULL and SET DEFAULT on update '
                     "would change the tenant as well; the shards have NO ACTION"
                 )
             if fk.match == "f":

@@ -322,7 +322,7 @@ def _table(
     leaves: Iterable[Table],
     live_leaves: Iterable[Table],
 ) -> Iterator[c.Change]:
-    """Compare one table of ours. `leaves` are the desired partitions, `live_leaves` the existing."""
+    """Compare one table of ours: `leaves` are the desired partitions, `live_leaves` the live."""
     leaves, live_leaves = tuple(leaves), tuple(live_leaves)
     on = {"server": server, "table": table, "shard": managed.shard}
     pending = [leaf for leaf in live_leaves if leaf.detach_pending]

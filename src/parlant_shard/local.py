@@ -239,7 +239,10 @@ def _explained(directory: Path) -> Iterator[None]:
             case _:
                 hint = "choose another directory"
         raise ServerError(
-            f'cannot use "{directory}" for a local server: {error}', code="PS426", hint=hint
+            f'cannot use "{directory}" for a local server: '
+            f"{(error.strerror or str(error)).lower()}",
+            code="PS426",
+            hint=hint,
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""From a topology to a plan: connect, read, multiply, compare, and refuse what would strand rows."""
+"""From a topology to a plan: connect, read, multiply, compare."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def check_rights(
     found: Mapping[str, Facts],
     changes: Iterable[c.Change],
 ) -> None:
-    """Refuse a plan with a step that the role may not run: half-way is the worst place to learn it."""
+    """Refuse a plan with a step that the role may not run: half-way is too late to learn it."""
     for change in changes:
         about, catalog = found[change.server], live[change.server]
         user, database = canonical.quote(about.user), canonical.quote(about.database)

@@ -103,7 +103,8 @@ def run_statements(
             said = error.diag.message_primary or str(error)
             role = re.match(r'role ("[^"]*") does not exist', said)
             raise SchemaError(
-                f"PostgreSQL {connection.info.server_version // 10000} rejects the statement: {said}",
+                f"PostgreSQL {connection.info.server_version // 10000} rejects the statement: "
+                f"{said}",
                 code="PS230",
                 hint=f"on every server: CREATE ROLE {role[1]}"
                 if role

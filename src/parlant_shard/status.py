@@ -115,17 +115,18 @@ def history(topology: Topology) -> list[dict[str, Any]]:
 
 
 def workspaces(topology: Topology) -> list[dict[str, Any]]:
-    """The directory: every workspace with its shard, server and state, as the coordinator has it."""
+    """The directory: every workspace with its shard, server and state."""
     with db.session(topology, topology.coordinator) as connection:
         if not journal.exists(connection):
             raise ShardError(
                 f'topology "{topology.name}" has not been applied yet',
                 code="PS520",
-                hint="run `parlant-shard apply` first",
+                hint=f"run `parlant-shard apply {topology.file}` first",
             )
         rows = connection.execute(
             "SELECT d.workspace_id AS workspace, d.shard, s.server, d.state, d.epoch "
-            "FROM parlant_shard.directory d LEFT JOIN parlant_shard.shard s USING (topology, shard) "
+            "FROM parlant_shard.directory d "
+            "LEFT JOIN parlant_shard.shard s USING (topology, shard) "
             "WHERE d.topology = %s ORDER BY 1",
             [topology.name],
         ).fetchall()

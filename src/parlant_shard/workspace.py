@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -25,18 +26,21 @@ def choose_shard(topology: Topology, workspace: str, to: str | None) -> str:
         raise TopologyError(
             f'workspace "{workspace}" is on shard "{listed[workspace]}" already',
             code="PS320",
-            hint="to change its shard, use `workspace move`",
+            hint="an empty workspace changes its shard by an edit of the file and `apply`",
         )
     if not workspace or "\0" in workspace:
         raise TopologyError(
-            "a workspace needs a name without NUL", code="PS321", hint="give its id as it is stored"
+            "a workspace needs a name", code="PS321", hint="give its id as it is stored"
         )
     if to is not None:
         if to not in topology.shards:
             raise TopologyError(
                 f'shard "{to}" is not in the topology',
                 code="PS322",
-                hint=f"shards: {', '.join(topology.shards)}",
+                hint=f"the topology has: {', '.join(topology.shards)}",
+                file=str(topology.file),
+                line=topology.line("shards"),
+                path="shards",
             )
         return to
     by_bucket = shard_of(topology, workspace)
@@ -78,15 +82,18 @@ def with_workspace(file: Path, workspace: str, shard: str) -> str:
 
 
 def write(file: Path, text: str) -> None:
-    """Replace the file in one step, with its old permissions."""
-    mode = file.stat().st_mode
+    """Replace the file in one step, with its old permissions; a link stays a link."""
+    file = file.resolve()
+    was = file.stat()
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
+        os.chmod(temporary, was.st_mode)
+        with suppress(PermissionError):  # only root may give a file to its old owner
+            os.chown(temporary, was.st_uid, was.st_gid)
         os.replace(temporary, file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -110,7 +117,7 @@ def place(topology: Topology, workspace: str, shard: str) -> None:
             raise ApplyFailed(
                 f'topology "{topology.name}" has not been applied yet',
                 code="PS520",
-                hint="run `parlant-shard apply` first",
+                hint=f"run `parlant-shard apply {topology.file}` first",
             )
         with db.session(topology, topology.shards[shard].server) as server:
             server.execute(statement["placement"], [topology.name, workspace, shard])

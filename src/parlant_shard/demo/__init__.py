@@ -1,4 +1,4 @@
-"""The main job end to end, on three embedded servers: plan, apply, load, read, change, kill, resume.
+"""The main job end to end on three embedded servers: plan, apply, load, read, change, resume.
 
 Every sentence that is printed as `ok` was checked; the first one that is not true ends the demo
 with an error. The servers are stopped whatever happens.
@@ -94,7 +94,7 @@ _CHANGE_SAMPLES = (
     'validate check "parlant_agent_shard_1',
     'put the new check in the place of "parlant_agent_shard_1',
     'create table "parlant_agent_shard_4"',
-    'create index "parlant_session_title_idx_shard_2"',
+    'build index "parlant_session_title_idx_shard_2"',
 )
 
 Loads = dict[str, data.Loaded]
@@ -229,13 +229,9 @@ class _Story:
 
     def stop(self, keep: bool) -> None:
         """Stop every server; without `keep` remove its data too, wherever they lie."""
+        end = local.down if keep else local.remove
         with ThreadPoolExecutor(max_workers=len(SERVERS)) as pool:
-            pool.map(
-                lambda name: (local.down if keep else local.remove)(
-                    self.directory / "servers" / name
-                ),
-                SERVERS,
-            )
+            list(pool.map(lambda name: end(self.directory / "servers" / name), SERVERS))
 
     # --- 2: topology, plan, apply -----------------------------------------------------------------
 
@@ -245,6 +241,8 @@ class _Story:
         self.tell_shards(_FIRST)
         plan = make_plan(topology)
         self.tell_plan(plan, _SAMPLES)
+        for notice in plan.notices:
+            self.line(textwrap.shorten(f"notice: {notice}", 96, placeholder=" ..."))
         self.apply(topology)
 
     def write(self, shards: Shards, *indexes: str) -> Topology:
@@ -271,9 +269,8 @@ class _Story:
             step = next((s for s in plan.steps if s.title.startswith(sample)), None)
             if step is not None:
                 lock = f"  [{step.lock}]" if step.lock else ""
-                self.line(f"  {step.server}: {step.title}{lock}")
-        for notice in plan.notices:
-            self.line(textwrap.shorten(f"notice: {notice}", 110, placeholder=" ..."))
+                title = step.title.removesuffix(" with its constraints and indexes")
+                self.line(f"  {step.server}: {title}{lock}")
 
     def apply(self, topology: Topology) -> Outcome:
         outcome = apply(topology)
@@ -378,7 +375,7 @@ class _Story:
             )
             self.check(
                 said == ("23514", "parlant_agent_shard_1_workspace_check"),
-                'a row of hooli in shard_1: refused by CHECK "parlant_agent_shard_1_workspace_check"',
+                f'a row of hooli in shard_1: refused by CHECK "{said[1] if said else ""}"',
             )
             agent = self.loads["acme"].column("parlant_agent", "id")[0]
             said = _refused(
@@ -396,7 +393,7 @@ class _Story:
             said = _refused(east, "DELETE FROM public.workspace WHERE id = 'initech'", [])
             self.check(
                 said is not None and said[0] == "25006",
-                'a delete in east\'s copy of "workspace": refused, it is written on the coordinator',
+                'a delete in east\'s copy of "workspace": refused, the coordinator is the place',
             )
 
     # --- 6: deletes reach the shards --------------------------------------------------------------
@@ -467,7 +464,7 @@ class _Story:
         self.heading("An apply is killed half-way, and resumed")
         topology = self.write(_THIRD, _SECOND_INDEX, _THIRD_INDEX)
         plan = make_plan(topology)
-        self.line(f"{render.summary(plan)} A shard shard_5, and an index on every shard.")
+        self.line(f"{render.summary(plan)} Shard shard_5 is new, and so is an index.")
         index = suffixed(_KILLED_INDEX, "shard_1")
         # CREATE INDEX CONCURRENTLY waits for older writers. One open transaction holds it where
         # a kill leaves most behind: an index that is there and INVALID.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -24,11 +25,12 @@ COLUMNS: Mapping[str, str] = {
     "parlant_term": "id workspace_id agent_id name description synonyms",
     "parlant_canned_response": "id workspace_id agent_id template category",
     "parlant_journey": "id workspace_id agent_id title description conditions",
-    "parlant_journey_state": "id workspace_id journey_id name state_type chat_prompt is_initial is_final",
+    "parlant_journey_state": "id workspace_id journey_id name state_type chat_prompt is_initial "
+    "is_final",
     "parlant_journey_transition": "id workspace_id journey_id from_state_id to_state_id condition",
     "parlant_journey_guideline": "id workspace_id journey_id guideline_id",
-    "parlant_session": "id workspace_id agent_id user_id customer_id status title current_journey_id "
-    "current_state_id event_count message_count started_at last_activity_at created_at "
+    "parlant_session": "id workspace_id agent_id user_id customer_id status title "
+    "current_journey_id current_state_id event_count message_count started_at last_activity_at created_at "
     "satisfaction_score locale",
     "parlant_event": "id workspace_id session_id offset event_type content tool_call_id journey_id "
     "state_id created_at",
@@ -268,7 +270,7 @@ class _Maker:
             self.add("parlant_journey_state", journey, name, kind, says, i == 0, i == last)
             for i, (name, kind, says) in enumerate(role.states)
         )
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in pairwise(states):
             self.add("parlant_journey_transition", journey, before, after, "the step is done")
         # The decision may also lead back to the question.
         self.add("parlant_journey_transition", journey, states[2], states[0], "it is not")

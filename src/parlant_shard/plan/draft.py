@@ -139,7 +139,8 @@ class Builder:
         if partitioned:
             return self._on(
                 change,
-                f'drop {why.value} index "{index.name}" of "{change.table.name}" and its partitions',
+                f'drop {why.value} index "{index.name}" of "{change.table.name}" and its '
+                "partitions",
                 self._drop_index(index.name, concurrently=False),
                 hazards=hazards,
             )

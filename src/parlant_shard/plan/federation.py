@@ -86,8 +86,8 @@ class Federation(Builder):
         return Draft(
             phase=Phase.FOREIGN_SERVERS,
             server=change.server,
-            title=f'{"create" if live is None else "alter"} the user mapping of "{mapping.role}" on '
-            f'"{mapping.server}"',
+            title=f"{'create' if live is None else 'alter'} the user mapping of "
+            f'"{mapping.role}" on "{mapping.server}"',
             sql=(render(statement),),
             secret=server if mapping.password is not None else None,
         )

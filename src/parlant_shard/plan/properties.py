@@ -36,7 +36,8 @@ class Properties(Builder):
                 sql += self.ddl.trigger(table.name, trigger, replace=exists and not constraint)
                 yield self._on(
                     change,
-                    f'{"replace" if exists else "create"} trigger "{trigger.name}" on "{table.name}"',
+                    f'{"replace" if exists else "create"} trigger "{trigger.name}" on '
+                    f'"{table.name}"',
                     *sql,
                     lock=Lock.ACCESS_EXCLUSIVE if constraint else Lock.SHARE_ROW_EXCLUSIVE,
                 )

@@ -123,9 +123,11 @@ class Replication(Builder):
                     Phase.SUBSCRIPTIONS,
                     f'wait until "{subscription.name}" has copied the reference tables',
                     SQL(
-                        "SELECT count(*) = {} AND coalesce(bool_and(r.srsubstate IN ('r', 's')), true) "
-                        "AS done FROM pg_catalog.pg_subscription_rel r "
-                        "JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid WHERE s.subname = {}"
+                        "SELECT count(*) = {} "
+                        "AND coalesce(bool_and(r.srsubstate IN ('r', 's')), true) AS done "
+                        "FROM pg_catalog.pg_subscription_rel r "
+                        "JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid "
+                        "WHERE s.subname = {}"
                     ).format(Literal(len(subscription.tables)), Literal(subscription.name)),
                     kind=Kind.WAIT,
                 )
