@@ -200,8 +200,7 @@ class World:
         assert [s.title for s in plan_of(state).steps] == []
         live, desired = self._normal(state.live), self._normal(state.desired.catalogs)
         for server, wanted in desired.items():
-            has = _common(live[server], wanted)
-            assert has == _common(wanted, wanted), f"server {server}"
+            assert differences(live[server], wanted) == [], f"server {server}: found, wanted"
 
     def evolve(
         self,
@@ -231,8 +230,7 @@ class World:
         fresh.apply(what)
         mine, theirs = self.catalogs(what), fresh.catalogs(what)
         for server, wanted in theirs.items():
-            has = _common(mine[server], wanted)
-            assert has == _common(wanted, wanted), f"server {server}"
+            assert differences(mine[server], wanted) == [], f"server {server}: found, fresh"
 
     def _normal(self, catalogs: Mapping[str, Catalog]) -> dict[str, Any]:
         text = json.dumps({name: shape(c) for name, c in catalogs.items()}, sort_keys=True)
@@ -311,6 +309,19 @@ def _table(table: Table) -> dict[str, Any]:
     return data
 
 
+def differences(catalog: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return where two shapes differ, as `path: found, wanted`."""
+    return list(_differences("", _common(catalog, wanted), _common(wanted, wanted)))
+
+
+def _differences(path: str, found: Any, wanted: Any) -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(f"{path}/{key}", found.get(key), wanted.get(key))
+    elif found != wanted:
+        yield f"{path}: {found!r}, {wanted!r}"
+
+
 def _common(catalog: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a catalogue without what nobody takes away and nobody registered.
 
@@ -332,7 +343,7 @@ def _common(catalog: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     }
     found["views"] = {n: v for n, v in catalog.get("views", {}).items() if n in ours}
     for kind in ("foreign_servers", "user_mappings", "slots", "publications", "subscriptions"):
-        found.setdefault(kind, wanted.get(kind) and type(wanted[kind])() or {})
+        found[kind] = catalog.get(kind) or {}
     for incidental in ("other_relations", "internal_version"):
         found.pop(incidental, None)
     return found

@@ -531,7 +531,7 @@ class _Story:
         self.line("the same command again: parlant-shard apply topology.yaml --yes")
         self.check(
             outcome["resumed"] is True,
-            f"it resumed: the {outcome['steps']} steps that were left, "
+            f"it resumed: {outcome['steps']} steps that were left or had to be mended, "
             f"in {outcome['seconds']:.1f} s",
         )
         with db.session(topology, "core") as core:

@@ -30,8 +30,8 @@ COLUMNS: Mapping[str, str] = {
     "parlant_journey_transition": "id workspace_id journey_id from_state_id to_state_id condition",
     "parlant_journey_guideline": "id workspace_id journey_id guideline_id",
     "parlant_session": "id workspace_id agent_id user_id customer_id status title "
-    "current_journey_id current_state_id event_count message_count started_at last_activity_at created_at "
-    "satisfaction_score locale",
+    "current_journey_id current_state_id event_count message_count started_at last_activity_at "
+    "created_at satisfaction_score locale",
     "parlant_event": "id workspace_id session_id offset event_type content tool_call_id journey_id "
     "state_id created_at",
     "parlant_variable": "id workspace_id agent_id session_id key scope value value_type",

@@ -46,7 +46,6 @@ def check_file(topology: Topology) -> Iterator[Problem]:
     yield from _buckets(topology)
     yield from _source(topology)
     for name, options in topology.tables.items():
-        yield from _table(topology, name)
         if options.partition is not None and options.partition.retention is not None:
             every, kept = options.partition.every, options.partition.retention
             if kept.bounds[1] < every.bounds[0]:
@@ -209,8 +208,8 @@ def _buckets(topology: Topology) -> Iterator[Problem]:
             both = (low, min(high, upto))
             yield Problem(
                 code=Code.BUCKETS_OVERLAP,
-                message=f'buckets {bucket_text(both)} are in {bucket_text(held)} of shard "{owner}"'
-                f' and in {bucket_text(bounds)} of shard "{name}"',
+                message=f"{_buckets_text([both], 'is', 'are')} in {bucket_text(held)} "
+                f'of shard "{owner}" and in {bucket_text(bounds)} of shard "{name}"',
                 hint="each bucket belongs to one shard",
                 path=("shards", name, "buckets"),
             )
@@ -223,10 +222,15 @@ def _buckets(topology: Topology) -> Iterator[Problem]:
     if missing:
         yield Problem(
             code=Code.BUCKETS_MISSING,
-            message=f"buckets {', '.join(map(bucket_text, missing))} belong to no shard",
+            message=f"{_buckets_text(missing, 'belongs', 'belong')} to no shard",
             hint=f"all of 0-{BUCKET_COUNT - 1} are covered, or none are used",
             path=("shards",),
         )
+
+
+def _buckets_text(ranges: list[tuple[int, int]], one: str, many: str) -> str:
+    text = ", ".join(map(bucket_text, ranges))
+    return f"bucket {text} {one}" if text.isdigit() else f"buckets {text} {many}"
 
 
 def _source(topology: Topology) -> Iterator[Problem]:
@@ -330,8 +334,10 @@ def _rule(path: Path, rule: Rule) -> Iterator[Problem]:
 # --- against the schema --------------------------------------------------------------------------
 
 
-def check_indexes(topology: Topology) -> Iterator[Problem]:
-    """Yield windows that no column carries; runs after a preset was laid under the file."""
+def check_merged(topology: Topology) -> Iterator[Problem]:
+    """Yield contradictions in what tables and indexes are, a preset laid under the file."""
+    for name in topology.tables:
+        yield from _table(topology, name)
     for name, index in topology.indexes.items():
         path = ("indexes", name)
         options = topology.tables.get(index.on)

@@ -103,7 +103,7 @@ def _compose(text: str) -> Node | None:
         raise Rejected(
             Problem(
                 code=Code.SYNTAX,
-                message=f"the topology file is not valid YAML: {exc.problem or exc.context}",
+                message=f"the topology file is not valid YAML: {_words(exc)}",
                 hint="check the indentation, the quotes and the brackets of this line",
                 line=mark.line + 1 if mark is not None else 1,
             )
@@ -131,6 +131,10 @@ def _compose(text: str) -> Node | None:
     return root
 
 
+def _words(exc: MarkedYAMLError) -> str:
+    return ", ".join(str(part) for part in (exc.context, exc.problem) if part)
+
+
 class _Reader:
     def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
         self.document = document
@@ -153,7 +157,8 @@ class _Reader:
             )
         tag = str(node.tag).removeprefix(_TAG)
         if tag not in _PLAIN_TAGS:
-            self.problem(Code.SYNTAX, f'the tag "{node.tag}" is not supported', "remove it", path)
+            shown = f"!!{tag}" if str(node.tag).startswith(_TAG) else str(node.tag)
+            self.problem(Code.SYNTAX, f'the tag "{shown}" is not supported', "remove it", path)
             return None
         if isinstance(node, ScalarNode):
             return self.scalar(node, tag, path)

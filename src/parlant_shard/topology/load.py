@@ -110,7 +110,7 @@ def check_tables(topology: Topology, declared: Mapping[str, DeclaredTable]) -> N
 def _with_schema(topology: Topology) -> Topology:
     source = topology.schema_source
     if source.from_ is not None:
-        _raise_first([*checks.check_indexes(topology), *checks.check_names(topology, {})], topology)
+        _raise_first([*checks.check_merged(topology), *checks.check_names(topology, {})], topology)
         return topology
     if source.preset is not None:
         if source.preset not in presets():
@@ -128,7 +128,7 @@ def _with_schema(topology: Topology) -> Topology:
         topology._schema_files = _files(topology)
     statements = read_statements(topology.schema_files)
     declared = declared_tables(statements, topology.namespace)
-    _raise_first(checks.check_indexes(topology), topology)
+    _raise_first(checks.check_merged(topology), topology)
     if is_complete(statements):
         check_tables(topology, declared)
     return topology
@@ -176,7 +176,13 @@ def _validated(found: Document, file: Path) -> tuple[Topology | None, list[Probl
         errors = exc.errors(include_url=False)
         version = [error for error in errors if error["loc"] == ("version",)]
         wrong = [error for error in version if error["type"] == Code.VERSION.value]
-        problems += [_problem(error, found) for error in wrong or errors]
+        # a misspelled key is one mistake, not also a missing one
+        misspelled = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
+        problems += [
+            _problem(error, found)
+            for error in wrong or errors
+            if error["type"] != "missing" or error["loc"][:-1] not in misspelled
+        ]
         return None, problems
     return (None if problems else topology), problems
 
@@ -264,12 +270,12 @@ def _problem(error: Any, found: Document) -> Problem:
     code = BY_VALUE.get(kind)
     if code is not None:
         hint = context.get("hint")
-        if code is Code.WORKSPACE_TYPE and path in found.written:
-            shown = found.written[path]
+        shown = found.written.get(path)
+        if code is Code.WORKSPACE_TYPE and shown:  # as it is written: 007, not 7
             return Problem(
-                code=Code.WORKSPACE_TYPE,
-                message=f"workspace {shown or scalar(value)} is not a string",
-                hint=f'quote it: "{shown}"' if shown else "name it or remove the entry",
+                code=code,
+                message=f"workspace {shown} is not a string",
+                hint=f'quote it: "{shown}"',
                 path=path,
             )
         return Problem(code=code, message=error["msg"], hint=hint, path=path)
@@ -299,11 +305,10 @@ def _problem(error: Any, found: Document) -> Problem:
             )
         case _:
             expected = _EXPECTED.get(kind, "another value")
-            shown = scalar(value)
             return Problem(
                 code=Code.WRONG_TYPE,
                 message=f"expected {expected}, found {_shown(value, path, found)}",
-                hint=f'quote it: "{found.written.get(path, shown)}"'
+                hint=f'quote it: "{found.written.get(path, scalar(value))}"'
                 if expected == "a string" and isinstance(value, int | float | document.Date)
                 else _SHAPES.get(expected, f"give {expected}"),
                 path=path,

@@ -59,11 +59,12 @@ def _name(what: str, pattern: str, longest: int, reserved: frozenset[str]) -> Af
                 "the name becomes part of the names of tables and indexes; choose a shorter one",
             )
         if not allowed.fullmatch(value):
-            dash = ", dashes" if "-" in pattern else ""
+            marks = "underscores and dashes" if "_-]" in pattern else "and underscores"
             raise mistake(
                 Code.BAD_NAME,
                 f'{what} "{value}" is not a valid name',
-                f"use lower-case letters, digits and underscores{dash}, beginning with a letter",
+                f"use lower-case letters, digits{',' if '_-]' in pattern else ''} {marks}, "
+                "and begin with a letter",
             )
         if value in reserved:
             raise mistake(
@@ -166,8 +167,25 @@ def _premake(value: int) -> int:
 
 
 def _workspace(value: object) -> str:
-    if not isinstance(value, str):
-        raise mistake(Code.WORKSPACE_TYPE, f"workspace {scalar(value)} is not a string", "quote it")
+    match value:
+        case str():
+            pass
+        case None:
+            raise mistake(
+                Code.WORKSPACE_TYPE, "a workspace is left empty", "name it or remove the entry"
+            )
+        case Mapping() | list() | tuple():
+            raise mistake(
+                Code.WORKSPACE_TYPE,
+                f"a workspace is {scalar(value)}, not a string",
+                "write names only: [ws1, ws2]",
+            )
+        case _:
+            raise mistake(
+                Code.WORKSPACE_TYPE,
+                f"workspace {scalar(value)} is not a string",
+                f'quote it: "{scalar(value)}"',
+            )
     if not value:
         raise mistake(
             Code.WORKSPACE_EMPTY, "a workspace is an empty string", "name it or remove the entry"
@@ -175,7 +193,7 @@ def _workspace(value: object) -> str:
     if "\0" in value:
         raise mistake(
             Code.WORKSPACE_EMPTY,
-            f'workspace "{value!r}" holds a NUL character',
+            f"workspace {value!r} holds a NUL character",
             "PostgreSQL cannot store it in a text column",
         )
     return value
@@ -448,7 +466,7 @@ class Isolation(Section):
 
 
 def _version(value: object) -> object:
-    if isinstance(value, bool) or value != 1:
+    if type(value) is not int or value != 1:
         shown = f'"{value}"' if isinstance(value, str) else scalar(value)
         raise mistake(
             Code.VERSION,

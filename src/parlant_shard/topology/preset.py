@@ -104,12 +104,15 @@ def with_preset(topology: Topology, found: Preset) -> Topology:
     tables = dict(found.tables)
     for name, options in topology.tables.items():
         said = {field: getattr(options, field) for field in options.model_fields_set}
-        tables[name] = tables.get(name, TableOptions()).model_copy(update=said)
+        default = found.tables.get(name, TableOptions())
+        if options.kind in {"reference", "host"}:  # these have neither path nor partition
+            default = TableOptions()
+        tables[name] = default.model_copy(update=said)
     indexes = {index.name: index.options for index in found.indexes if index.verdict == "windowed"}
     for name, index in topology.indexes.items():
-        default = indexes.get(name)
-        if default and default.on == index.on and index.window is not None and index.by is None:
-            indexes[name] = index.model_copy(update={"by": default.by})
+        known = indexes.get(name)
+        if known and known.on == index.on and index.window is not None and index.by is None:
+            indexes[name] = index.model_copy(update={"by": known.by})
         else:
             indexes[name] = index
     return topology.model_copy(update={"tables": tables, "indexes": indexes})

@@ -1,0 +1,167 @@
+"""Desired partitions: what each has by itself, and which ranges are missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+
+from parlant_shard import partitions
+from parlant_shard.catalog import (
+    Bound,
+    Catalog,
+    Index,
+    Key,
+    Relkind,
+    Table,
+)
+from parlant_shard.desired.shards import ShardTables
+from parlant_shard.errors import SchemaError
+from parlant_shard.names import suffixed
+
+
+class Leaves(ShardTables):
+    """Partitions of the shard tables that are cut by time."""
+
+    def _leaves(
+        self, base: Catalog, logical: str, shard: str, server: str, parent: Table
+    ) -> Iterable[Table]:
+        partition = self._partition(logical)
+        if partition is None:
+            return
+        live = self.live[server].tables
+        existing = [t for t in live.values() if t.parent == parent.name and not t.detach_pending]
+        for table in existing:
+            yield self._leaf(base, logical, shard, parent, table.name, table.bound)
+        if partition.default and not any(t.bound and t.bound.default for t in existing):
+            name = suffixed(parent.name, "default")
+            yield self._leaf(base, logical, shard, parent, name, Bound(default=True))
+        oldest = partitions.before(partition.retention, self.now) if partition.retention else None
+        free = partitions.uncovered(
+            partitions.wanted(partition.every, self.now, partition.premake, oldest),
+            [(t.bound.lower, t.bound.upper) for t in existing if t.bound and not t.bound.default],
+        )
+        attached = {t.name for t in existing}
+        for lower, upper in free:
+            name = suffixed(parent.name, partitions.suffix(lower))
+            while name in live or name in attached:  # a detached partition keeps its name
+                name = suffixed(name, "x")
+            yield self._leaf(base, logical, shard, parent, name, Bound(lower=lower, upper=upper))
+
+    def _leaf(
+        self,
+        base: Catalog,
+        logical: str,
+        shard: str,
+        parent: Table,
+        name: str,
+        bound: Bound | None,
+    ) -> Table:
+        """A partition: what it inherits stays out, what each partition has by itself is here."""
+        table = base.tables[logical]
+        partition = self._partition(logical)
+        assert partition is not None
+        own = [
+            index
+            for index in self._indexes(table, partition)
+            if index.unique or (index.window and self._in_window(index, bound))
+        ]
+        attached = [
+            replace(
+                i, name=suffixed(name, _short(i.name, shard, parent)), parent=i.name, comment=None
+            )
+            for i in parent.indexes
+        ]
+        identity = table.replica_identity
+        if identity.startswith("i:"):
+            identity = f"i:{suffixed(name, identity[2:])}"
+        return replace(
+            parent,
+            name=name,
+            kind=Relkind.TABLE,
+            columns=parent.columns,
+            keys=tuple(
+                replace(k, name=suffixed(name, _key_suffix(k, logical))) for k in table.keys
+            ),
+            indexes=tuple(
+                [replace(i, name=suffixed(name, i.name.removeprefix(f"{logical}_"))) for i in own]
+                + attached
+            ),
+            triggers=(),
+            options=table.options,
+            comment=None,
+            unlogged=table.unlogged,
+            replica_identity=identity,
+            partition_by=None,
+            parent=parent.name,
+            bound=bound,
+        )
+
+    def _in_window(self, index: Index, bound: Bound | None) -> bool:
+        assert index.window is not None
+        if bound is None or bound.default or bound.upper is None:
+            return True
+        return bound.upper > self.now - timedelta(seconds=index.window.seconds)
+
+    def _check_partitioning(self) -> None:
+        any_base = next(iter(self.base.values()))
+        for logical in self.tenancy.sharded:
+            partition = self._partition(logical)
+            if partition is None:
+                continue
+            table = any_base.tables[logical]
+            path = f"tables.{logical}.partition"
+            column = table.column(partition.by)
+            place = {
+                "file": str(self.topology.file),
+                "line": self.topology.line(f"{path}.by"),
+                "path": f"{path}.by",
+            }
+            if column is None:
+                raise SchemaError(
+                    f'partition column "{partition.by}" does not exist in table "{logical}"',
+                    code="PS217",
+                    hint=f"columns: {', '.join(c.name for c in table.columns)}",
+                    **place,  # type: ignore[arg-type]  # the three keywords of a place
+                )
+            if not re.match(r"timestamp|date", column.type):
+                raise SchemaError(
+                    f'partition column "{logical}.{partition.by}" is of type {column.type}',
+                    code="PS218",
+                    hint="use a timestamp, timestamptz or date column",
+                    **place,  # type: ignore[arg-type]
+                )
+            for other in sorted(any_base.tables):
+                for fk in any_base.tables[other].foreign_keys:
+                    if fk.ref_table == logical and partition.by not in fk.ref_columns:
+                        raise SchemaError(
+                            f'table "{logical}" cannot be partitioned by "{partition.by}": '
+                            f'"{other}" references it by ({", ".join(fk.ref_columns)}) alone '
+                            f'(foreign key "{fk.name}")',
+                            code="PS219",
+                            hint="a key of a partitioned table must contain the control column; "
+                            "drop the foreign key or leave the table unpartitioned",
+                            **place,  # type: ignore[arg-type]
+                        )
+            lost = [k.columns for k in table.keys if partition.by not in k.columns]
+            lost += [
+                tuple(i.definition[i.definition.find("(") + 1 : i.definition.find(")")].split(", "))
+                for i in table.indexes
+                if i.unique
+            ]
+            if lost:
+                targets = "; ".join(f"ON CONFLICT ({', '.join(c)})" for c in lost)
+                self.notices.append(
+                    f'"{logical}" is partitioned by "{partition.by}": uniqueness holds within a '
+                    f"partition only, and these are no longer accepted: {targets}"
+                )
+
+
+def _short(index: str, shard: str, parent: Table) -> str:
+    """What of a parent's index name tells it apart, for the name of a partition's index."""
+    return index.removeprefix(f"{parent.name.removesuffix(f'_{shard}')}_").removesuffix(f"_{shard}")
+
+
+def _key_suffix(key: Key, logical: str) -> str:
+    return key.name.removeprefix(f"{logical}_")
