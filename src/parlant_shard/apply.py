@@ -12,6 +12,7 @@ What protects a run:
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -256,12 +257,16 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
 def _is_repair(step: Step, saved: Plan) -> bool:
     """Whether a step that was not in the saved plan only finishes what it began.
 
-    A killed run leaves an INVALID index, or a constraint that is not validated; its repair touches
-    the same table on the same server and needs no permission.
+    A killed run leaves an INVALID index, or a table whose foreign keys are still to come. What
+    mends that names no object that the saved plan did not name on this server, and needs no
+    permission.
     """
-    return not NEEDS_ALLOW.intersection(step.hazards) and any(
-        s.server == step.server and s.shard == step.shard for s in saved.steps
-    )
+    approved = {name for s in saved.steps if s.server == step.server for name in _named_in(s)}
+    return not NEEDS_ALLOW.intersection(step.hazards) and _named_in(step) <= approved
+
+
+def _named_in(step: Step) -> set[str]:
+    return {name for statement in step.sql for name in re.findall(r'"(?:[^"]|"")+"', statement)}
 
 
 def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
@@ -479,7 +484,9 @@ class _Run:
 
     def _recovered(self, step: Step) -> bool:
         """After a lost connection: whether the commit had happened. The journal row knows."""
-        self.connections.pop(step.server).close()
+        connection = self.connections.pop(step.server, None)
+        if connection is not None:
+            connection.close()
         return journal.is_done(self._connection(step.server), self.run_id, step)
 
     def _pause(self, attempt: int) -> None:
@@ -593,12 +600,12 @@ class _Run:
                     "pg_catalog.set_config('statement_timeout', %s, true)",
                     [str(step.lock_timeout_ms), str(step.statement_timeout_ms)],
                 )
-                for statement in self._statements(step):
-                    cursor = connection.execute(statement)
-            if cursor.rowcount <= 0:
+                row = connection.execute(self._statements(step)[0]).fetchone()
+            assert row is not None
+            if row["changed"] == 0:
                 journal.record(connection, self.run_id, step, started_at=started, attempts=1)
                 return
-            total += cursor.rowcount
+            total += row["changed"]
             self.listener("note", step, f"{total} rows")
 
     def _wait(self, step: Step) -> None:

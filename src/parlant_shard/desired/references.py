@@ -185,6 +185,14 @@ class References(ShardTables):
         references = self.tenancy.of_kind("reference")
         if not references or not self.replicated - {self.coordinator}:
             return {}
+        for table in references:
+            if self._reference(base, table).primary_key is None:
+                raise SchemaError(
+                    f'reference table "{table}" has no primary key',
+                    code="PS238",
+                    hint="replication needs one to find the row of an update or delete; without "
+                    "it, publishing the table would make both fail on the coordinator",
+                )
         name = publication_name(self.topology)
         return {
             name: Publication(

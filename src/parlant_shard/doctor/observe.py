@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import ExecStatus
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 
 from parlant_shard import db, planner
 from parlant_shard.catalog import Facts
+from parlant_shard.ddlfile import Statement
 from parlant_shard.desired import Peer
-from parlant_shard.errors import CannotConnect, ServerError, ShardError
+from parlant_shard.errors import CannotConnect, ShardError
 from parlant_shard.introspect import facts
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
@@ -65,7 +67,7 @@ def is_local(host: str) -> bool:
     return (
         not host
         or host.startswith(("/", "@", "127."))
-        or host.lower() in {"localhost", "::1", "0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+        or host.lower() in {"localhost", "::1", "0.0.0.0", "::"}
     )
 
 
@@ -104,6 +106,7 @@ class Observed:
     topology: Topology
     servers: Mapping[str, Server]
     unreachable: Mapping[str, ShardError]
+    schema: tuple[Statement, ...]  # the DDL of the tables; empty where a live database has it
     pooled: frozenset[str]  # behind a pooler that makes our sessions unreliable: not looked into
     too_old: Mapping[str, int]
 
@@ -137,6 +140,7 @@ def observe(topology: Topology) -> Observed:
         topology=topology,
         servers={n: f for n, f in found.items() if isinstance(f, Server)},
         unreachable=errors,
+        schema=planner.statements_of(topology) if topology.schema_source.from_ is None else (),
         pooled=frozenset(n for n, f in found.items() if f is Pooling.TRANSACTION),
         too_old={n: f for n, f in found.items() if isinstance(f, int)},
     )
@@ -169,15 +173,14 @@ def _read(topology: Topology, name: str, connection: db.Connection, pooling: Poo
     rows: dict[str, tuple[Row, ...]] = {}
     failures: dict[str, str] = {}
 
-    def look(query: str, statement: Composable | str) -> None:
+    def look(query: str, statement: LiteralString | Composed) -> None:
         try:
             with connection.transaction():
                 connection.execute("SET TRANSACTION READ ONLY")
                 # What a policy hides must not be counted as absent.
                 connection.execute("SET LOCAL row_security = off")
-                text = statement if isinstance(statement, Composable) else cast(Any, statement)
-                values = None if isinstance(statement, Composable) else params
-                rows[query] = tuple(connection.execute(text, values).fetchall())
+                values = params if isinstance(statement, str) else None
+                rows[query] = tuple(connection.execute(statement, values).fetchall())
         except psycopg.Error as error:
             if connection.closed:
                 raise
@@ -260,8 +263,6 @@ def _sends_time_zone(connection: db.Connection) -> bool:
     }
     if "timezone" in given.get(b"options", b"").decode(errors="replace").lower():
         return True
-    import os
-
     return bool(os.environ.get("PGTZ"))
 
 
@@ -318,7 +319,7 @@ def _backend(connection: psycopg.Connection[Any]) -> int | None:
 
 
 def _run(connection: psycopg.Connection[Any], statement: bytes) -> bytes | None:
-    """Run a statement without waiting for ever: no timeout of a server holds in a pooler's queue."""
+    """Run a statement, and wait a little: no timeout of a server holds in a pooler's queue."""
     pgconn = connection.pgconn
     pgconn.send_query(statement)
     pgconn.flush()
@@ -335,20 +336,3 @@ def _run(connection: psycopg.Connection[Any], statement: bytes) -> bytes | None:
         if result.status == ExecStatus.TUPLES_OK:
             value = result.get_value(0, 0)
     return value
-
-
-def same_database(servers: Iterable[Server]) -> list[tuple[Server, Server]]:
-    """Pairs of servers that are one database, whatever they are called."""
-    seen: dict[tuple[str, str], Server] = {}
-    pairs = []
-    for server in servers:
-        row = server.one("identity")
-        if not row.get("system"):
-            continue
-        first = seen.setdefault((row["system"], row["database"]), server)
-        if first is not server:
-            pairs.append((first, server))
-    return pairs
-
-
-__all__ = ["LONG", "Link", "Observed", "Pooling", "Row", "Server", "ServerError", "observe"]

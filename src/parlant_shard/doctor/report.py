@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
@@ -21,6 +22,25 @@ class Finding:
     server: str | None = None
     object: str | None = None
     hint: str | None = None
+
+
+def finding(
+    severity: Severity,
+    *,
+    detail: str,
+    server: str | None = None,
+    about: str | None = None,
+    hint: str | None = None,
+) -> Finding:
+    """Make a finding of the check that runs, whose name is filled in by `checks.examine`."""
+    return Finding(
+        check="", severity=severity, detail=detail, server=server, object=about, hint=hint
+    )
+
+
+error = partial(finding, "error")
+warning = partial(finding, "warning")
+info = partial(finding, "info")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

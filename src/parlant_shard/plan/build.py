@@ -16,7 +16,7 @@ from parlant_shard.plan.constraints import Constraints
 from parlant_shard.plan.draft import Draft, Target
 from parlant_shard.plan.federation import Federation
 from parlant_shard.plan.indexes import Indexes
-from parlant_shard.plan.model import TIMEOUTS, Lock, Step
+from parlant_shard.plan.model import TIMEOUTS, Hazard, Kind, Lock, Step
 from parlant_shard.plan.placement import Placements
 from parlant_shard.plan.properties import Properties
 from parlant_shard.plan.replication import Replication
@@ -34,6 +34,9 @@ def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
         digest = hashlib.sha256("\0".join((draft.server, *draft.sql)).encode()).hexdigest()[:12]
         count = seen[digest] = seen.get(digest, 0) + 1
         lock_timeout, statement_timeout = TIMEOUTS[draft.kind]
+        if {Hazard.TABLE_REWRITE, Hazard.INDEX_BUILD} & set(draft.hazards):
+            # What is said to take as long as the table is large must be given that time.
+            statement_timeout = TIMEOUTS[Kind.VALIDATE][1]
         steps.append(
             Step(
                 id=digest if count == 1 else f"{digest}-{count}",

@@ -89,9 +89,12 @@ class Columns(Builder):
         yield self._on(
             change,
             f'fill column "{column.name}" of "{table.name}" in batches',
+            # Counts what was really filled: a default that yields NULL must not loop for ever.
             SQL(
-                "UPDATE {table} SET {column} = DEFAULT WHERE (tableoid, ctid) IN "
-                "(SELECT tableoid, ctid FROM {table} WHERE {column} IS NULL LIMIT 5000)"
+                "WITH filled AS (UPDATE {table} SET {column} = DEFAULT WHERE (tableoid, ctid) IN "
+                "(SELECT tableoid, ctid FROM {table} WHERE {column} IS NULL LIMIT 5000) "
+                "RETURNING {column} AS value) "
+                "SELECT count(*) FILTER (WHERE value IS NOT NULL) AS changed FROM filled"
             ).format(table=self.ddl.name(table.name), column=Identifier(column.name)),
             kind=Kind.BATCHES,
             lock=Lock.ROW_EXCLUSIVE,

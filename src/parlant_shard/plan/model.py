@@ -46,7 +46,7 @@ class Kind(StrEnum):
     METADATA = "metadata"  # a brief strong lock: short lock timeout, retried with back-off
     VALIDATE = "validate"  # a scan under a weak lock: long statement timeout, retried
     CONCURRENT = "concurrent"  # CONCURRENTLY: no lock timeout, never retried blindly, probed
-    BATCHES = "batches"  # repeated until it changes no row, each round by itself
+    BATCHES = "batches"  # repeated until it says that it changed no row, each round by itself
     WAIT = "wait"  # asked again until it says true
 
 
