@@ -17,6 +17,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(clusters=1, major=15, logical=False, superuser=False, extensions=()): "
         "skip where the provider of the servers has less",
     )
+    # Docker's client leaves sockets to the garbage collector, in the middle of whatever test.
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:unclosed <socket.socket fd=\d+, family=1,:ResourceWarning"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -266,34 +266,48 @@ def provide() -> Clusters:
 class _Embedded(Clusters):
     def __init__(self) -> None:
         super().__init__(MAX_CLUSTERS)
+        self._stack = contextlib.ExitStack()
         self._scratch: Path | None = None
-        self._alive = -1
 
     def _start(self, number: int) -> Cluster:
         if self._scratch is None:
-            _remove_scratch_of_dead_sessions()
-            self._scratch = scratch_directory()
-            self._alive = os.open(self._scratch / "alive", os.O_RDWR | os.O_CREAT)
-            fcntl.flock(self._alive, fcntl.LOCK_EX)
+            self._scratch = self._stack.enter_context(scratch_space())
         directory = self._scratch / f"cluster{number}"
         local.up(directory, durable=False)
         return Cluster(local.conninfo(directory))
 
     def _stop(self) -> None:
-        if self._scratch is not None:
-            _remove_scratch(self._scratch)
-            os.close(self._alive)
-            self._scratch = None
+        self._stack.close()
+        self._scratch = None
 
 
-def scratch_directory() -> Path:
+def scratch_directory(prefix: str = _SCRATCH) -> Path:
     """Make a temporary directory which PostgreSQL's account can enter when root runs the tests.
 
-    pytest's own are closed to others, and so the data would lie elsewhere.
+    pytest's own are closed to others, and so the data would lie elsewhere. The caller removes it.
     """
-    directory = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
     directory.chmod(0o711)
     return directory
+
+
+@contextlib.contextmanager
+def scratch_space() -> Iterator[Path]:
+    """Give such a directory for local servers; what runs there is stopped and removed afterwards.
+
+    When this process is killed, the next session does that: a lock tells that nobody uses it.
+    """
+    _remove_scratch_of_dead_sessions()
+    unnamed = scratch_directory(f"new-{_SCRATCH}")
+    alive = os.open(unnamed / "alive", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    # Renamed when the lock is held: another session never sees it without.
+    scratch = unnamed.rename(unnamed.with_name(unnamed.name.removeprefix("new-")))
+    try:
+        yield scratch
+        _remove_scratch(scratch)
+    finally:
+        os.close(alive)
 
 
 def _remove_scratch(scratch: Path) -> None:
@@ -352,8 +366,8 @@ class _Containers(Clusters):
             .with_command(command)
             .with_kwargs(shm_size="256m")  # parallel queries; Docker's own limit is 64 MB
         )
+        self._containers.append(container)  # first: it may exist even when its start fails
         container.start()
-        self._containers.append(container)
         own = self._own_address(container)
         login = make_conninfo(user="postgres", password=password, dbname="postgres")
         # The mapped port of the host cannot be reached from another container. Its own address

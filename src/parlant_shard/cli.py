@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from parlant_shard.plan import Plan, Step
 from parlant_shard.topology import STARTER, Topology, json_schema, load_topology
 
 FORMAT_VERSION = 1
+
+# The option parser swallows KeyboardInterrupt and returns this instead; no command of ours does.
+_PARSER_SAW_CTRL_C = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -81,15 +83,14 @@ def _global_options(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    # A supervisor's SIGTERM ends a run as cleanly as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code. Every failure becomes one message on stderr."""
     options.json, options.color, options.verbose = False, sys.stderr.isatty(), False
-    if threading.current_thread() is threading.main_thread():
-        # A supervisor's SIGTERM ends a run as cleanly as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = app(_global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
     except TyperException as error:
@@ -102,8 +103,7 @@ def run(arguments: Sequence[str]) -> int:
             _tell(message)
         return Exit.USAGE
     except typer.Exit as error:
-        # The option parser turns Ctrl-C into this exit code of its own.
-        return _interrupted() if error.exit_code == 130 else error.exit_code
+        return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     except ShardError as error:
@@ -133,6 +133,8 @@ def run(arguments: Sequence[str]) -> int:
             "this is a defect of parlant-shard; run again with -v and report what it prints",
         )
         return Exit.FAILED
+    if result == _PARSER_SAW_CTRL_C:
+        return _interrupted()
     return result if isinstance(result, int) else Exit.DONE
 
 

@@ -214,8 +214,8 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
             code="PS404",
             hint="`SELECT a.pid, a.state, a.xact_start, l.relation::regclass, l.mode "
             "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-            "WHERE l.granted AND l.relation IS NOT NULL ORDER BY a.xact_start` shows the holders, the oldest first; run the same command "
-            "again: it resumes",
+            "WHERE l.granted AND l.relation IS NOT NULL ORDER BY a.xact_start` shows the holders, "
+            "the oldest first; run the same command again: it resumes",
         )
     if state == "P0001" and diag.context:
         # Raised by a trigger, event trigger or function of the site: say which.

@@ -498,10 +498,13 @@ def is_complete(statements: Iterable[Statement]) -> bool:
 
 def _statements_of_do(text: str) -> list[str] | None:
     """Return the SQL in a DO block, None where some of it is only made when it runs."""
+    options = [arg.def_elem for arg in postgast.parse(text).stmts[0].stmt.do_stmt.args]
+    if any(o.defname == "language" and o.arg.string.sval != "plpgsql" for o in options):
+        return None
     try:
         trees = postgast.parse_plpgsql(text)
     except postgast.PgQueryError:
-        return None  # another language, or a block that PostgreSQL will refuse
+        return None  # PostgreSQL will refuse it, with a better message
     nodes = list(_nodes(trees))
     if not nodes or any(key in _UNSEEN for key, _ in nodes):
         return None

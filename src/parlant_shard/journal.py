@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from parlant_shard.db import Connection
+from parlant_shard.errors import PrivilegeError
 from parlant_shard.plan import Plan, Step
 from parlant_shard.sqlfiles import queries
 
@@ -31,10 +32,19 @@ class Run:
 
 
 def exists(connection: Connection) -> bool:
-    row = connection.execute(
-        "SELECT pg_catalog.to_regclass('parlant_shard.step') IS NOT NULL AS present"
-    ).fetchone()
-    return bool(row and row["present"])
+    """Whether our schema is there. Raises PrivilegeError (PS413) where the role may not use it."""
+    row = connection.execute(queries("journal")["schema"]).fetchone()
+    if row is None:
+        return False
+    if not row["usable"]:
+        raise PrivilegeError(
+            f'role "{connection.info.user}" may not use schema "parlant_shard" of database '
+            f'"{connection.info.dbname}"',
+            code="PS413",
+            hint=f'connect as "{row["owner"]}", who applied the topology before, or as a member of '
+            "that role",
+        )
+    return bool(row["present"])
 
 
 def start(

@@ -85,6 +85,12 @@ def write(file: Path, text: str) -> None:
     """Replace the file in one step, with its old permissions; a link stays a link."""
     file = file.resolve()
     was = file.stat()
+    if not os.access(file.parent, os.W_OK):
+        raise TopologyError(
+            f'"{file}" cannot be replaced: its directory is not writable',
+            code="PS325",
+            hint="nothing was changed; run it as a user who may write there",
+        )
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -79,7 +79,8 @@ def layout(
     coordinator: str = "core",
     **sections: Any,
 ) -> Layout:
-    """Make a layout. A shard is a list of workspaces on the coordinator, `(server, list)` or a section.
+    """Make a layout. A shard is a list of workspaces (on the coordinator), `(server, list)` or a
+    section of the file.
 
     `ddl` is the schema; None where `schema` is among the other sections of the file.
     """
@@ -200,7 +201,8 @@ class World:
         assert [s.title for s in plan_of(state).steps] == []
         live, desired = self._normal(state.live), self._normal(state.desired.catalogs)
         for server, wanted in desired.items():
-            assert differences(live[server], wanted) == [], f"server {server}: found, wanted"
+            found = differences(live[server], wanted)
+            assert not found, "\n".join([f"server {server}: found, wanted", *found])
 
     def evolve(
         self,
@@ -227,10 +229,15 @@ class World:
         # A server goes to the same cluster there, whatever the order of its first mention.
         for server in self.dsns:
             fresh.dsn(server)
+        self.equals(fresh, what)
+
+    def equals(self, fresh: World, what: Layout) -> None:
+        """Apply a layout to a fresh world, and require that the servers of both are equal."""
         fresh.apply(what)
         mine, theirs = self.catalogs(what), fresh.catalogs(what)
         for server, wanted in theirs.items():
-            assert differences(mine[server], wanted) == [], f"server {server}: found, fresh"
+            found = differences(mine[server], wanted)
+            assert not found, "\n".join([f"server {server}: found, fresh", *found])
 
     def _normal(self, catalogs: Mapping[str, Catalog]) -> dict[str, Any]:
         text = json.dumps({name: shape(c) for name, c in catalogs.items()}, sort_keys=True)
@@ -311,6 +318,14 @@ def _table(table: Table) -> dict[str, Any]:
 
 def differences(catalog: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Return where two shapes differ, as `path: found, wanted`."""
+    registered = catalog.get("managed", {})
+    # A reference or host table that was there before us is its owner's business.
+    known = {
+        key: value
+        for key, value in wanted.get("managed", {}).items()
+        if key in registered or "shard" in value or value["kind"] == "view"
+    }
+    wanted = {**wanted, "managed": known}
     return list(_differences("", _common(catalog, wanted), _common(wanted, wanted)))
 
 
@@ -325,24 +340,34 @@ def _differences(path: str, found: Any, wanted: Any) -> Iterator[str]:
 def _common(catalog: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a catalogue without what nobody takes away and nobody registered.
 
-    Extensions, functions, enums and grants that a schema names no more stay, and so do tables that
-    were there before us.
+    Extensions, functions, enum labels and grants that a schema names no more stay, and so do tables
+    that were there before us.
     """
     found = dict(catalog)
+    extensions = set(catalog.get("extensions", ())) & set(wanted.get("extensions", ()))
+    found["extensions"] = sorted(extensions)
     for kind in ("functions", "enums"):
-        found[kind] = {k: v for k, v in catalog.get(kind, {}).items() if k in wanted.get(kind, {})}
-    found["extensions"] = sorted(
-        set(catalog.get("extensions", ())) & set(wanted.get("extensions", ()))
-    )
+        known = wanted.get(kind, {})
+        found[kind] = {k: v for k, v in catalog.get(kind, {}).items() if k in known}
+    found["enums"] = {
+        name: [label for label in enum["labels"] if label in wanted["enums"][name]["labels"]]
+        for name, enum in found["enums"].items()
+    }
     ours = {m["name"] for m in catalog.get("managed", {}).values()}
-    parents = {n: t.get("parent") for n, t in catalog.get("tables", {}).items()}
     found["tables"] = {
         name: {k: v for k, v in table.items() if k != "grants"}
         for name, table in catalog.get("tables", {}).items()
-        if name in ours or parents[name] in ours
+        if name in ours or table.get("parent") in ours
     }
     found["views"] = {n: v for n, v in catalog.get("views", {}).items() if n in ours}
-    for kind in ("foreign_servers", "user_mappings", "slots", "publications", "subscriptions"):
+    for kind in (
+        "managed",
+        "foreign_servers",
+        "user_mappings",
+        "slots",
+        "publications",
+        "subscriptions",
+    ):
         found[kind] = catalog.get(kind) or {}
     for incidental in ("other_relations", "internal_version"):
         found.pop(incidental, None)

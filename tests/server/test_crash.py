@@ -6,7 +6,6 @@ default the heavy sweeps are sampled; PARLANT_SHARD_TEST_FULL=1 runs all of them
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -134,7 +133,7 @@ class Scene:
     """Two servers, a directory with the topology in every version, and what tests ask of them."""
 
     def __init__(self, directory: Path, dsns: list[str], peers: list[str], name: str) -> None:
-        self.directory, self.dsns, self.name = directory, dsns, name
+        self.directory, self.dsns, self.peers, self.name = directory, dsns, peers, name
         directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
         for version, (schema, one, two, premake) in VERSIONS.items():
@@ -611,3 +610,337 @@ def test_the_same_edit_twice(
     filled.apply("edit")
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
+
+
+# --- random moments -------------------------------------------------------------------------------
+
+
+def kill_after(process: subprocess.Popen[str], lines: int, pause: float = 0) -> bool:
+    """Kill a run when it reported so many steps; say whether it was still running."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines -= bool(re.match(r"\[ *\d+/", line))
+        if lines <= 0:
+            break
+    time.sleep(pause)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def test_killed_at_random_moments(
+    filled: Scene, direct: Callable[[str], dict[str, list[str]]]
+) -> None:
+    content = filled.content()
+    chance = random.Random(4711)
+    kills = 0
+    for _ in range(40 if FULL else 12):
+        process = start(filled, "edit")
+        # Before the first report too: while it plans, and while it takes the lock.
+        if chance.random() < 0.3:
+            time.sleep(chance.uniform(0.2, 1.2))
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:
+            kills += kill_after(process, chance.randint(1, 12), chance.uniform(0, 0.02))
+    assert kills >= 10
+    run(filled, "edit")
+    filled.check("edit", content)
+    assert differences(filled.snapshot(), direct("edit")) == []
+
+
+def test_killed_while_an_index_build_waits(
+    filled: Scene, direct: Callable[[str], dict[str, list[str]]]
+) -> None:
+    """The statement outlives the process for a moment and leaves an INVALID index behind."""
+    content = filled.content()
+    with filled.connect() as other, filled.connect() as eye:
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT 1")
+        for _ in range(2):
+            process = start(filled, "edit")
+            until(
+                lambda: (
+                    eye.execute(
+                        "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURR%' "
+                        "AND wait_event_type = 'Lock' AND datname = current_database()"
+                    ).fetchone()
+                ),
+                "an index build that waits",
+            )
+            time.sleep(0.2)
+            process.kill()
+            process.communicate()
+        row = eye.execute(
+            "SELECT count(*) FROM pg_index WHERE NOT indisvalid AND indexrelid::regclass::text "
+            "LIKE 'agent%'"
+        ).fetchone()
+        assert row == (1,)
+        process = start(filled, "edit")
+        time.sleep(1)
+        other.execute("ROLLBACK")
+    finish(process)
+    filled.check("edit", content)
+    assert differences(filled.snapshot(), direct("edit")) == []
+
+
+# --- the server's side ----------------------------------------------------------------------------
+
+
+def test_backends_terminated_at_random(
+    filled: Scene, direct: Callable[[str], dict[str, list[str]]]
+) -> None:
+    content = filled.content()
+    chance = random.Random(815)
+    done, ended = threading.Event(), [0]
+
+    def terminate() -> None:
+        connections = [psycopg.connect(dsn, autocommit=True) for dsn in filled.dsns]
+        while not done.wait(chance.uniform(0.02, 0.15)):
+            row = chance.choice(connections).execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
+                "application_name LIKE 'parlant-shard apply%' AND datname = current_database()"
+            )
+            ended[0] += row.fetchone()[0]  # type: ignore[index]  # count() always has a row
+        for connection in connections:
+            connection.close()
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    try:
+        for _ in range(25):
+            process = start(filled, "edit")
+            out, err = process.communicate(timeout=120)
+            assert process.returncode in {0, 1}, out + err
+            assert "PS999" not in err, err
+            if process.returncode == 0 or ended[0] > 30:
+                break
+    finally:
+        done.set()
+        thread.join()
+    assert ended[0] >= 3
+    run(filled, "edit")
+    filled.check("edit", content)
+    assert differences(filled.snapshot(), direct("edit")) == []
+
+
+def test_lost_lock_stops_the_run(filled: Scene) -> None:
+    """Without its lock a run is not alone any more, and so it must not take another step."""
+    after: list[str] = []
+    lost = threading.Event()
+
+    def listener(event: str, step: Any, _text: str) -> None:
+        if event == "start" and lost.is_set():
+            after.append(step.title)
+        if event == "done" and step.phase >= 45 and not lost.is_set():
+            with filled.connect() as core:
+                core.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name LIKE 'parlant-shard lock%' "
+                    "AND datname = current_database()"
+                )
+            lost.set()
+
+    with pytest.raises(running.ShardError):
+        filled.apply("edit", listener=listener)
+    assert len(after) <= 2, after  # one for each server
+    filled.apply("edit")
+    filled.check("edit")
+
+
+def test_server_stops_in_the_middle(clusters: Clusters, tmp_path: Path) -> None:
+    """`pg_ctl stop -m immediate` of one server, which then recovers."""
+    if (os.environ.get("PARLANT_SHARD_TEST_PROVIDER") or "embedded") != "embedded":
+        pytest.skip("only a server of our own can be stopped")
+    scratch = scratch_directory()
+    try:
+        local.up(scratch / "east")
+        dsns = [clusters.get(0).new_database("t0"), local.conninfo(scratch / "east")]
+        name = f"stops-{database_name(dsns[0]).rpartition('_')[2]}"
+        scene = Scene(tmp_path / "stops", dsns, dsns, name)
+        scene.apply("first")
+        scene.fill()
+        content = scene.content()
+        for lines in (4, 40):
+            process = start(scene, "edit")
+            assert process.stderr is not None
+            for _ in range(lines):
+                process.stderr.readline()
+            server = local.status(scratch / "east")
+            assert server is not None
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGQUIT)
+            said = process.communicate(timeout=120)[1]
+            assert process.returncode in {1, 5}, said
+            assert "east" in said
+            assert "PS999" not in said
+            local.up(scratch / "east")
+        run(scene, "edit")
+        scene.check("edit", content)
+    finally:
+        local.remove(scratch / "east")
+        with suppress(OSError):
+            scratch.rmdir()
+
+
+# --- saved plans ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(filled: Scene) -> Path:
+    """Give a saved plan of the edit."""
+    file = filled.directory / "plan.json"
+    subprocess.run(
+        [sys.executable, "-m", "parlant_shard", "plan", filled.file("edit"), "-o", file],
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    return file
+
+
+def test_saved_plan_resumes(
+    filled: Scene, saved: Path, direct: Callable[[str], dict[str, list[str]]]
+) -> None:
+    content = filled.content()
+    for lines in (1, 9, 25, 20, 10):
+        assert kill_after(start(filled, saved), lines)
+    run(filled, saved)
+    filled.check("edit", content)
+    assert differences(filled.snapshot(), direct("edit")) == []
+
+
+def test_saved_plan_is_stale_when_servers_changed(filled: Scene, saved: Path) -> None:
+    with filled.connect(1) as east:
+        east.execute("ALTER TABLE session_two ADD COLUMN surprise int")
+    before = filled.snapshot()
+    assert "PS502" in run(filled, saved, code=7)
+    assert filled.snapshot() == before
+
+
+def test_begun_plan_is_stale_when_servers_changed(filled: Scene, saved: Path) -> None:
+    """A change by somebody else is no part of what was approved, not even of a begun plan."""
+    assert kill_after(start(filled, saved), 30)
+    with filled.connect(1) as east:
+        east.execute("CREATE INDEX by_hand ON session_two (title)")
+    assert "PS502" in run(filled, saved, code=7)
+    with filled.connect(1) as east:
+        east.execute("DROP INDEX by_hand")
+    run(filled, saved)
+    filled.check("edit")
+
+
+def test_saved_plan_is_stale_when_the_file_changed(filled: Scene, saved: Path) -> None:
+    file = filled.file("edit")
+    file.write_text(file.read_text() + "# an afterthought\n")
+    assert "PS502" in run(filled, saved, code=7)
+
+
+def test_finished_plan_is_stale(filled: Scene, saved: Path) -> None:
+    run(filled, saved)
+    assert "PS502" in run(filled, saved, code=7)
+    assert "nothing to do" in run(filled, "edit")
+
+
+# --- two at once ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def blocked(scene: Scene) -> Iterator[None]:
+    """Hold a lock that a writer has, so that a run cannot get past its first changes."""
+    with scene.connect(1) as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE agent_two IN ROW EXCLUSIVE MODE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def holder(scene: Scene) -> Any:
+    with scene.connect() as core:
+        return core.execute(
+            "SELECT FROM pg_stat_activity a JOIN pg_locks l USING (pid) "
+            "WHERE l.locktype = 'advisory' AND application_name LIKE 'parlant-shard lock%' "
+            "AND a.datname = current_database()"
+        ).fetchone()
+
+
+def test_two_at_once(filled: Scene) -> None:
+    with blocked(filled):
+        first = start(filled, "edit")
+        until(lambda: holder(filled) is not None, "a run with the lock")
+        began = time.monotonic()
+        said = run(filled, "edit", code=6)
+        assert time.monotonic() - began < 5
+        assert "PS501" in said
+        with pytest.raises(Locked):
+            filled.apply("first")
+        first.kill()
+        first.communicate()
+        # Not a second passes between the death and the next run: that is no live run.
+        second = start(filled, "edit")
+        until(lambda: holder(filled) is not None, "the next run with the lock")
+    finish(second)
+    filled.check("edit")
+
+
+STOPPER = """
+import os, signal, sys
+import parlant_shard.apply as running
+from parlant_shard.topology import load_topology
+
+def listener(event, step, text):
+    if event == "start" and "create function touch()" in step.title and step.server == "core":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+running.apply(load_topology(sys.argv[1]), listener=listener)
+"""
+
+
+def test_stopped_holder_loses_the_lock(
+    scene: Scene, direct: Callable[[str], dict[str, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder without heartbeat is taken for dead; when it wakes up, it does nothing more."""
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", STOPPER, str(scene.file("first"))],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(
+            lambda: "\nState:\tT" in Path(f"/proc/{stopped.pid}/status").read_text(),
+            "a stopped process",
+        )
+        with pytest.raises(Locked):
+            scene.apply("first")  # it may only be slow
+        monkeypatch.setattr(running, "SILENCE", 1.0)
+        for function in (
+            running.run_lock.__wrapped__,  # type: ignore[attr-defined]  # under contextmanager
+            running.clear_dead_sessions,
+        ):
+            monkeypatch.setitem(function.__kwdefaults__, "wait", 1.0)
+        time.sleep(1.5)
+        scene.apply("first")
+        before = scene.snapshot()
+        steps = journaled(scene)
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    assert stopped.stderr is not None
+    said = stopped.stderr.read()
+    assert stopped.wait(60) != 0
+    assert "ShardError" in said or "parlant_shard.errors" in said, said
+    assert journaled(scene) == steps
+    assert scene.snapshot() == before
+    scene.check("first")
+
+
+def journaled(scene: Scene) -> int:
+    total = 0
+    for server in (0, 1):
+        with scene.connect(server) as connection:
+            row = connection.execute("SELECT count(*) FROM parlant_shard.step").fetchone()
+            assert row is not None
+            total += row[0]
+    return total

@@ -20,20 +20,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import local
 from parlant_shard.errors import ServerError
-from servers import scratch_directory
+from servers import scratch_space
 
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """Give a directory whose servers are stopped and removed afterwards."""
-    scratch = scratch_directory()
-    yield scratch
-    for directory in scratch.iterdir():
-        if directory.is_dir():
-            local.remove(directory)
-        else:
-            directory.unlink()
-    scratch.rmdir()
+    with scratch_space() as scratch:
+        yield scratch
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from parlant_shard import db, local, render
-from parlant_shard.apply import Outcome, application_name, apply
+from parlant_shard.apply import application_name, apply
 from parlant_shard.demo import data
 from parlant_shard.errors import ShardError
 from parlant_shard.names import suffixed
@@ -239,11 +240,9 @@ class _Story:
         self.heading("A topology file, its plan, and the plan executed")
         topology = self.write(_FIRST)
         self.tell_shards(_FIRST)
-        plan = make_plan(topology)
-        self.tell_plan(plan, _SAMPLES)
+        plan = self.apply(topology, _SAMPLES)
         for notice in plan.notices:
             self.line(textwrap.shorten(f"notice: {notice}", 96, placeholder=" ..."))
-        self.apply(topology)
 
     def write(self, shards: Shards, *indexes: str) -> Topology:
         """Write the topology file, as an operator would edit it, and load it."""
@@ -272,11 +271,17 @@ class _Story:
                 title = step.title.removesuffix(" with its constraints and indexes")
                 self.line(f"  {step.server}: {title}{lock}")
 
-    def apply(self, topology: Topology) -> Outcome:
-        outcome = apply(topology)
+    def apply(self, topology: Topology, samples: Sequence[str]) -> Plan:
+        """Plan, tell the plan, execute it, and plan again."""
+
+        def confirm(plan: Plan) -> bool:
+            self.tell_plan(plan, samples)
+            return True
+
+        outcome = apply(topology, confirm=confirm)
         self.line(f"applied: {outcome.done} steps in {outcome.seconds:.1f} s")
         self.check(not make_plan(topology).steps, "planned again, there is nothing to do")
-        return outcome
+        return outcome.plan
 
     # --- 3: rows ----------------------------------------------------------------------------------
 
@@ -432,15 +437,13 @@ class _Story:
         self.heading("The topology changes: a workspace, a shard, an index, a move")
         topology = self.write(_SECOND, _SECOND_INDEX)
         self.tell_shards(_SECOND)
-        plan = make_plan(topology)
-        self.tell_plan(plan, _CHANGE_SAMPLES)
+        plan = self.apply(topology, _CHANGE_SAMPLES)
         strong = [s for s in plan.steps if s.lock == "ACCESS EXCLUSIVE"]
         self.check(
             bool(strong) and all(s.lock_timeout_ms <= 1_000 for s in strong),
-            f"no lock is waited for longer than 1 s at a time, in {len(strong)} steps that take "
+            f"no lock was waited for longer than 1 s at a time, in {len(strong)} steps that take "
             "ACCESS EXCLUSIVE",
         )
-        self.apply(topology)
         placed = {w["workspace"]: w["shard"] for w in workspaces(topology)}
         wanted = {w: shard for shard, (_, names) in _SECOND.items() for w in names}
         self.check(placed == wanted, "the directory places stark on shard_4 and wayne on shard_1")
@@ -463,17 +466,13 @@ class _Story:
     def kill_and_resume(self) -> None:
         self.heading("An apply is killed half-way, and resumed")
         topology = self.write(_THIRD, _SECOND_INDEX, _THIRD_INDEX)
-        plan = make_plan(topology)
-        self.line(f"{render.summary(plan)} Shard shard_5 is new, and so is an index.")
+        self.line("shard_5 on east, for tyrell, and an index on every shard")
         index = suffixed(_KILLED_INDEX, "shard_1")
         # CREATE INDEX CONCURRENTLY waits for older writers. One open transaction holds it where
         # a kill leaves most behind: an index that is there and INVALID.
         with db.session(topology, "core") as writer, writer.transaction(force_rollback=True):
             writer.execute("UPDATE public.parlant_session_shard_1 SET title = title WHERE false")
-            done = self.kill(topology, index)
-            self.check(
-                0 < done < len(plan.steps), f"killed with SIGKILL: {done} of {len(plan.steps)} done"
-            )
+            self.kill(topology, index)
             self.until(
                 lambda: not _sessions(topology, application_name(topology)),
                 "the servers noticed, and ended what it had left running",
@@ -484,8 +483,9 @@ class _Story:
             )
         self.resume(topology)
 
-    def kill(self, topology: Topology, index: str) -> int:
-        """Start an apply, kill it while it builds the index; return how many steps it finished."""
+    def kill(self, topology: Topology, index: str) -> None:
+        """Start an apply, and kill it while it builds the index."""
+        self.line("$ parlant-shard apply topology.yaml --yes")
         with (
             db.session(topology, "core") as core,
             subprocess.Popen(
@@ -497,8 +497,8 @@ class _Story:
             ) as process,
         ):
             assert process.stderr is not None
-            progress: list[str] = []
-            reader = threading.Thread(target=progress.extend, args=(process.stderr,), daemon=True)
+            said: list[str] = []
+            reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
             reader.start()
             try:
                 deadline = time.monotonic() + WAIT
@@ -510,12 +510,13 @@ class _Story:
                 process.kill()
             process.wait()
             reader.join()
-        if process.returncode != -signal.SIGKILL:
-            self.check(False, "the apply was killed: " + (progress or ["it said nothing"])[-1])
-        steps = [line for line in progress if line.startswith("[")]
-        if steps:
-            self.line("the last that it said: " + steps[-1].strip())
-        return len(steps)
+        steps = [line.strip() for line in said if line.startswith("[")]
+        if process.returncode != -signal.SIGKILL or not steps:
+            self.check(False, f"the apply was killed at work: {(said or ['it said nothing'])[-1]}")
+        for line in (said[0].strip(), "...", steps[-1]):
+            self.line(line)
+        done, total = map(int, re.findall(r"\d+", steps[-1])[:2])
+        self.check(0 < done < total, f"killed with SIGKILL when {done} of {total} steps were done")
 
     def resume(self, topology: Topology) -> None:
         finished = subprocess.run(
@@ -528,7 +529,7 @@ class _Story:
         if finished.returncode != 0:
             self.check(False, f"the same command resumes: {finished.stderr.strip()[-400:]}")
         outcome = json.loads(finished.stdout)
-        self.line("the same command again: parlant-shard apply topology.yaml --yes")
+        self.line("$ parlant-shard apply topology.yaml --yes")
         self.check(
             outcome["resumed"] is True,
             f"it resumed: {outcome['steps']} steps that were left or had to be mended, "

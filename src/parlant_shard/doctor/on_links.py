@@ -20,7 +20,7 @@ def reference_tables(seen: Observed) -> Iterator[Finding]:
         yield from _slots(seen, source)
     for server in seen.servers.values():
         yield from _subscriptions(server)
-        if server.name in seen.subscribers and not server.all("subscriptions"):
+        if server.name in seen.subscribers:
             yield from _subscriber_limits(server)
 
 
@@ -153,29 +153,34 @@ def _subscriptions(server: Server) -> Iterator[Finding]:
 
 
 def _subscriber_limits(server: Server) -> Iterator[Finding]:
-    """What a subscription that is yet to be made will take: a worker to apply, one to copy."""
+    """What a subscription takes that is yet to be made, or to copy: a worker for each of both."""
+    made = server.all("subscriptions")
+    if made and not any(row["unsynced"] for row in made):
+        return
+    needed = 1 if made else 2
     load = server.one("replication_load")
     limit = server.number("max_logical_replication_workers")
     workers = int(load.get("workers", 0))
-    if limit - workers < 2:
+    if limit - workers < needed:
         yield error(
             server=server.name,
             about="max_logical_replication_workers",
-            detail=f"a subscription takes two workers, but {workers} of {limit} are taken",
-            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {workers + 2}, then restart",
+            detail=f"a subscription takes a worker, and one more while it copies, but "
+            f" {workers} of {limit} are taken",
+            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {workers + needed}, then restart",
         )
     # The limit of origins is a setting of its own since 18.
     setting = (
         "max_active_replication_origins" if server.facts.major >= 18 else "max_replication_slots"
     )
     origins = int(load.get("origins", 0))
-    if origins + 2 > server.number(setting):
+    if origins + needed > server.number(setting):
         yield error(
             server=server.name,
             about=setting,
             detail=f"a subscription takes a replication origin, and one more while it copies, but "
             f"{origins} of {server.number(setting)} are taken",
-            hint=f"ALTER SYSTEM SET {setting} = {origins + 2}, then restart",
+            hint=f"ALTER SYSTEM SET {setting} = {origins + needed}, then restart",
         )
 
 

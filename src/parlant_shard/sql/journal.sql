@@ -1,3 +1,11 @@
+-- name: schema
+-- Our schema, where there is one: whose it is, whether we may use it, and whether it is filled.
+SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relname = 'step') AS present
+  FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
+
 -- name: start
 -- Record a run on the coordinator.
 INSERT INTO parlant_shard.run (run_id, topology, command, state, fingerprint, topology_sha256, steps, step_ids)

@@ -254,6 +254,13 @@ class _Reader:
             return float("nan")
 
     def expanded(self, text: str, path: Path) -> str:
+        if "\0" in text:
+            self.problem(
+                Code.SYNTAX,
+                "the text holds a NUL character",
+                "neither PostgreSQL nor a file name can have it; remove it",
+                path,
+            )
         if "$" not in text:
             return text
         parts = list(self.parts(text, path))

@@ -138,12 +138,12 @@ def _files(topology: Topology) -> tuple[Path, ...]:
     """Return the DDL files: patterns in their order, the matches of one pattern by name."""
     found: dict[Path, None] = {}
     for number, pattern in enumerate(topology.schema_source.files or ()):
-        anchored = Path(pattern).expanduser()
-        base = Path(anchored.anchor) if anchored.is_absolute() else topology.directory
-        relative = str(anchored.relative_to(base) if anchored.is_absolute() else anchored)
         try:
+            anchored = Path(pattern).expanduser()
+            base = Path(anchored.anchor) if anchored.is_absolute() else topology.directory
+            relative = str(anchored.relative_to(base) if anchored.is_absolute() else anchored)
             matches = sorted(match for match in base.glob(relative) if match.is_file())
-        except (ValueError, NotImplementedError, IndexError):
+        except (ValueError, NotImplementedError, IndexError, RuntimeError, OSError):
             matches = []
         if not matches:
             problem = Problem(
@@ -203,16 +203,27 @@ def _resolve_servers(data: dict[str, Any], base: Path, problems: list[Problem]) 
                 _read_secrets(replica, (*path, "replicas", str(number)), base, problems)
         embedded = server.get("embedded")
         if isinstance(embedded, str):
-            if not embedded.strip():
+            directory = _absolute(base, embedded)
+            if not embedded.strip() or directory is None:
+                what = "an empty" if not embedded.strip() else "an unusable"
                 problems.append(
                     Problem(
                         code=Code.NO_ADDRESS,
-                        message=f'server "{name}" has an empty directory as embedded',
+                        message=f'server "{name}" has {what} directory as embedded',
                         hint=f"name one, e.g. .parlant-shard/{name}",
                         path=(*path, "embedded"),
                     )
                 )
-            server["embedded"] = (base / Path(embedded).expanduser()).resolve()
+            else:
+                server["embedded"] = directory
+
+
+def _absolute(base: Path, text: str) -> Path | None:
+    """Return a path of the file as an absolute one; None where no path can be like that."""
+    try:
+        return (base / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError):  # too long, ~nobody, a NUL
+        return None
 
 
 def _read_secrets(
@@ -235,7 +246,7 @@ def _read_secrets(
             continue
         try:
             text = (base / Path(named).expanduser()).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError, ValueError) as exc:
+        except (OSError, RuntimeError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else None
             problems.append(
                 Problem(

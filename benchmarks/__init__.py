@@ -1,0 +1,1 @@
+"""Side-by-side measurements on embedded servers. Read them as ratios: machines differ."""

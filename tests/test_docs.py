@@ -1,0 +1,85 @@
+"""The documentation names every code, hazard, exit code and key, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parlant_shard import ddlfile
+from parlant_shard.errors import Exit
+from parlant_shard.plan import NEEDS_ALLOW, Hazard
+from parlant_shard.topology import CODES, json_schema
+
+_ROOT = Path(__file__).parent.parent
+_DOCS = _ROOT / "docs"
+_PAGES = sorted([_ROOT / "README.md", *_DOCS.rglob("*.md"), *_ROOT.glob("examples/*/README.md")])
+
+
+def _rows(page: str) -> dict[str, str]:
+    """Return the rows of all tables of a page: first cell, without backquotes → last cell."""
+    found = {}
+    for line in (_DOCS / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| "):
+            cells = [c.strip().replace("\\|", "|") for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+            found[cells[0].replace("`", "")] = cells[-1]
+    return found
+
+
+def _codes_of_source() -> set[str]:
+    source = _ROOT / "src"
+    files = [*source.rglob("*.py"), *source.rglob("*.sql")]
+    return {c for f in files for c in re.findall(r"\bPS\d{3}\b", f.read_text(encoding="utf-8"))}
+
+
+def test_every_code_is_documented() -> None:
+    documented = {row for row in _rows("errors.md") if re.fullmatch(r"PS\d{3}", row)}
+    assert documented == _codes_of_source()
+
+
+@pytest.mark.parametrize("codes", [CODES, ddlfile.CODES], ids=["topology", "ddlfile"])
+def test_meanings_are_those_of_the_code(codes: dict[str, str]) -> None:
+    rows = _rows("errors.md")
+    assert {code: rows[code] for code in codes} == codes
+
+
+def test_every_exit_code_is_documented() -> None:
+    assert {str(int(code)) for code in Exit} <= _rows("errors.md").keys()
+    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [code for code in Exit if f"\n| {int(code)} | " not in readme]
+
+
+def test_every_hazard_is_documented() -> None:
+    assert {hazard.value for hazard in Hazard} == _rows("hazards.md").keys() - {"hazard", "---"}
+    introduction = (_DOCS / "hazards.md").read_text(encoding="utf-8").partition("\n|")[0]
+    assert all(f"`{hazard.value}`" in introduction for hazard in NEEDS_ALLOW)
+
+
+def test_every_key_of_the_topology_is_documented() -> None:
+    page = (_DOCS / "topology.md").read_text(encoding="utf-8")
+    assert not sorted(key for key in set(_keys(json_schema())) if f"`{key}`" not in page)
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from (key for key in schema.get("properties", {}) if key != "properties")
+        for value in schema.values():
+            yield from _keys(value)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    headings = {_anchor(h) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
