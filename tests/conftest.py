@@ -6,8 +6,18 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from servers import MAX_CLUSTERS, Clusters, provide
+
+
+# Two cores are shared by servers and tests: how long one example takes says nothing here.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

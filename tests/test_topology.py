@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,41 @@ def test_no_error_shows_what_a_variable_holds(here: Path) -> None:
     assert "geheim" not in f"{caught.value} {caught.value.hint}"
 
 
+ODD: list[Any] = [None, True, 0, -1, 10**30, 1.5, "", "x", "${X}", "${", " ", "a\0b", "Ü" * 70]
+ODD += [[], {}, [None], {"a": None}, [["x"]], {1: 2}, "~nobody/x", "0-4095", "999999 years"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    inner: Any = value.items() if isinstance(value, dict) else ()
+    for key, item in enumerate(value) if isinstance(value, list) else inner:
+        yield from places(item, (*path, key))
+
+
+@given(st.data())
+def test_any_document_is_a_topology_or_one_error(data: st.DataObject) -> None:
+    document = YAML(typ="safe", pure=True).load(FULL)
+    *path, last = data.draw(st.sampled_from(list(places(document))[1:]))
+    holder = document
+    for key in path:
+        holder = holder[key]
+    if data.draw(st.booleans()):
+        holder[last] = data.draw(st.sampled_from(ODD))
+    else:
+        del holder[last]
+    text = json.dumps(document)  # YAML too, on one line
+    error = None
+    try:
+        parse_topology(text.encode(), file=ROOT / "t.yaml", environ={"CORE": "host=core"})
+    except TopologyError as found:
+        error = found
+    if error is not None:
+        assert error.code in CODES
+        assert error.line == 1
+        assert error.hint
+        assert "\n" not in error.message
+
+
 # --- what is right -------------------------------------------------------------------------------
 
 
@@ -424,13 +459,19 @@ def test_buckets_alone_and_with_lists(here: Path) -> None:
 
 def test_retention_may_be_as_long_as_a_partition(here: Path) -> None:
     # a month has 28 to 31 days: only what is shorter in every month is a mistake
-    for retention in ("28 days", "30 days", "1 month"):
+    for every, retention in [
+        ("1 month", "28 days"),
+        ("1 month", "30 days"),
+        ("1 month", "1 month"),
+        ("31 days", "1 month"),
+        ("1 year", "4 quarters"),
+    ]:
         parsed(
             here,
             (
                 "tables: {}",
                 "tables:\n  parlant_event:\n    partition: "
-                f"{{by: created_at, every: 1 month, retention: {retention}}}",
+                f"{{by: created_at, every: {every}, retention: {retention}}}",
             ),
         )
 
@@ -439,11 +480,11 @@ def test_retention_may_be_as_long_as_a_partition(here: Path) -> None:
 
 
 def test_files_are_read_in_the_order_of_the_patterns(here: Path) -> None:
-    for name in ("b.sql", "a.sql", "z.sql"):
+    for name in ("d.sql", "b.sql", "c.sql", "a.sql", "z.sql"):
         (here / "schema" / name).write_text(f'CREATE TABLE "{name}" (id int);')
     topology = parsed(here, ("{preset: parlant}", "{files: [schema/z.sql, schema/*.sql]}"))
     names = [file.name for file in topology.schema_files]
-    assert names == ["z.sql", "a.sql", "b.sql", "one.sql"]
+    assert names == ["z.sql", "a.sql", "b.sql", "c.sql", "d.sql", "one.sql"]
 
 
 def test_an_absolute_pattern(here: Path) -> None:
@@ -506,6 +547,22 @@ def test_tables_that_reach_the_key(here: Path) -> None:
     topology = parsed(here, ("{preset: parlant}", "{files: [schema/*.sql]}"))
     declared = declared_tables(read_statements(topology.schema_files))
     assert sharded_tables(topology, declared) == {"thing", "part", "a", "a_b"}
+
+
+def test_a_table_that_is_said_to_be_sharded_has_the_key(here: Path) -> None:
+    (here / "schema" / "one.sql").write_text("CREATE TABLE alone (id int);")
+    edits = [
+        ("{preset: parlant}", "{files: [schema/*.sql]}"),
+        ("tables: {}", "tables: {alone: {kind: sharded}}"),
+        ("indexes: {}", "indexes: {alone_idx: {on: alone, columns: [workspace_id, id]}}"),
+    ]
+    assert "alone_idx" in parsed(here, *edits).indexes
+    assert refused(here, edits[0], edits[2]).code == "PS139"
+
+
+def test_the_version_is_told_before_anything_else(here: Path) -> None:
+    error = refused(here, ("version: 1\nname: test", "name: '${UNSET}'\nversion: 2\nservres: {}"))
+    assert (error.code, error.line) == ("PS106", 2)
 
 
 def test_a_long_name_does_not_collide_because_it_is_shortened(here: Path) -> None:

@@ -158,6 +158,7 @@ class _Story:
         self.file = directory / "topology.yaml"
         self.say = say
         self.loads: Loads = {}
+        self.told: set[str] = set()  # notices come with every plan; once is enough
         self.chapter = 0
         self.checks = 0
         self.began = time.monotonic()
@@ -240,9 +241,7 @@ class _Story:
         self.heading("A topology file, its plan, and the plan executed")
         topology = self.write(_FIRST)
         self.tell_shards(_FIRST)
-        plan = self.apply(topology, _SAMPLES)
-        for notice in plan.notices:
-            self.line(textwrap.shorten(f"notice: {notice}", 96, placeholder=" ..."))
+        self.apply(topology, _SAMPLES)
 
     def write(self, shards: Shards, *indexes: str) -> Topology:
         """Write the topology file, as an operator would edit it, and load it."""
@@ -270,6 +269,10 @@ class _Story:
                 lock = f"  [{step.lock}]" if step.lock else ""
                 title = step.title.removesuffix(" with its constraints and indexes")
                 self.line(f"  {step.server}: {title}{lock}")
+        for notice in plan.notices:
+            if notice not in self.told:
+                self.line(textwrap.shorten(f"notice: {notice}", 96, placeholder=" ..."))
+        self.told.update(plan.notices)
 
     def apply(self, topology: Topology, samples: Sequence[str]) -> Plan:
         """Plan, tell the plan, execute it, and plan again."""

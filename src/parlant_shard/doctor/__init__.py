@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from parlant_shard.doctor import observe
 from parlant_shard.doctor.checks import examine
-from parlant_shard.doctor.observe import observe
 from parlant_shard.doctor.report import SQL, Check, Finding, Report, Tried
 from parlant_shard.doctor.statements import base_statements, read_file, try_statements
 from parlant_shard.errors import ShardError
@@ -25,7 +25,7 @@ def doctor(topology: Topology, sql_file: Path | None = None) -> Report:
     Raises CannotConnect when no server can be reached, SchemaError for a file that cannot be read.
     """
     text = None if sql_file is None else read_file(sql_file)
-    observed = observe(topology)
+    observed = observe.observe(topology)
     checks, findings = examine(observed)
     if text is None or sql_file is None:
         return Report(topology=topology.name, checks=checks, findings=findings)

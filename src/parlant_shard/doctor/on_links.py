@@ -155,7 +155,7 @@ def _subscriptions(server: Server) -> Iterator[Finding]:
 def _subscriber_limits(server: Server) -> Iterator[Finding]:
     """What a subscription takes that is yet to be made, or to copy: a worker for each of both."""
     made = server.all("subscriptions")
-    if made and not any(row["unsynced"] for row in made):
+    if made and not any(row["unsynced"] and not row["copying"] for row in made):
         return
     needed = 1 if made else 2
     load = server.one("replication_load")
@@ -166,8 +166,9 @@ def _subscriber_limits(server: Server) -> Iterator[Finding]:
             server=server.name,
             about="max_logical_replication_workers",
             detail=f"a subscription takes a worker, and one more while it copies, but "
-            f" {workers} of {limit} are taken",
-            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {workers + needed}, then restart",
+            f"{workers} of {limit} are taken",
+            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {workers + needed}, then "
+            "restart",
         )
     # The limit of origins is a setting of its own since 18.
     setting = (

@@ -78,6 +78,8 @@ SELECT s.subname::text AS name, s.subenabled AS enabled,
          WHERE r.srsubid = s.oid AND r.srsubstate NOT IN ('r', 's')) AS unsynced,
        EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w
                 WHERE w.subid = s.oid AND w.relid IS NULL AND w.pid IS NOT NULL) AS running,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w
+                WHERE w.subid = s.oid AND w.relid IS NOT NULL AND w.pid IS NOT NULL) AS copying,
        coalesce(t.apply_error_count, 0) AS apply_errors, coalesce(t.sync_error_count, 0) AS sync_errors
   FROM pg_catalog.pg_subscription s
   JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = pg_catalog.current_database()
