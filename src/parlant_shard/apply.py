@@ -94,7 +94,7 @@ def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.
     A holder whose session shows no heartbeat is dead (its machine vanished, say): its session is
     ended after `wait` seconds at the latest.
     """
-    key = f"parlant-shard {topology.name}"
+    key = _lock_key(topology.name)
     with db.session(
         topology, topology.coordinator, application=f"parlant-shard lock {topology.name}"
     ) as connection:
@@ -121,6 +121,15 @@ def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.
         finally:
             beating.set()
             beat.join()
+
+
+def lock_is_free(connection: db.Connection, topology: str) -> bool:
+    """Whether no run holds the lock of a topology. Asks on the coordinator, takes nothing."""
+    return _holder(connection, _lock_key(topology)) is None
+
+
+def _lock_key(topology: str) -> str:
+    return f"parlant-shard {topology}"
 
 
 def _try_lock(connection: db.Connection, key: str) -> bool:
@@ -154,25 +163,33 @@ def _heartbeat(connection: db.Connection, stop: threading.Event) -> None:
 def clear_dead_sessions(
     topology: Topology, listener: Listener = quiet, *, wait: float = LEFTOVER_WAIT
 ) -> None:
-    """Wait for statements that a dead run left running, then end them. Needs the lock."""
+    """End what a dead run left: idle sessions at once, statements after a while. Needs the lock."""
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(topology.servers)))) as pool:
+        list(
+            pool.map(
+                lambda server: _clear_dead_sessions(topology, server, listener, wait),
+                topology.servers,
+            )
+        )
+
+
+def _clear_dead_sessions(topology: Topology, server: str, listener: Listener, wait: float) -> None:
     query = (
-        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %s "
-        "AND pid <> pg_catalog.pg_backend_pid() AND datname = current_database()"
+        "SELECT pid, state = 'active' AS active FROM pg_catalog.pg_stat_activity "
+        "WHERE application_name = %s AND pid <> pg_catalog.pg_backend_pid() "
+        "AND datname = current_database()"
     )
-    for server in topology.servers:
-        with db.session(topology, server) as connection:
-            deadline = time.monotonic() + wait
-            told = False
-            while rows := connection.execute(query, [application_name(topology)]).fetchall():
-                if not told:
-                    listener("note", None, f'server "{server}": waiting for a dead run to end')
-                    told = True
-                if time.monotonic() > deadline:
-                    for row in rows:
-                        connection.execute(
-                            "SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]]
-                        )
-                time.sleep(0.1)
+    with db.session(topology, server) as connection:
+        deadline = time.monotonic() + wait
+        told = False
+        while rows := connection.execute(query, [application_name(topology)]).fetchall():
+            if not told:
+                listener("note", None, f'server "{server}": waiting for a dead run to end')
+                told = True
+            for row in rows:
+                if not row["active"] or time.monotonic() > deadline:
+                    connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]])
+            time.sleep(0.1)
 
 
 def apply(
@@ -225,6 +242,12 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
     if saved.sha256 != topology.sha256:
         raise StalePlan(
             f'the topology file "{topology.file}" changed since the plan was made',
+            code="PS502",
+            hint="make a new plan and look at it",
+        )
+    if saved.schema_sha256 != fresh.schema_sha256:
+        raise StalePlan(
+            "the schema changed since the plan was made",
             code="PS502",
             hint="make a new plan and look at it",
         )
@@ -405,9 +428,26 @@ class _Run:
                 application=application_name(self.topology),
             )
             self.connections[server] = connection
+            # After the connection, not before: whoever took the lock over ended the sessions that
+            # it found. A process that was stopped and woke up gets past neither.
+            self._check_lock()
         return connection
 
+    def _check_lock(self) -> None:
+        """Raise ApplyFailed (PS516) where the session that holds the lock is gone."""
+        try:
+            self.lock.execute("SELECT 1")
+        except psycopg.Error as error:
+            self.stop.set()
+            raise ApplyFailed(
+                f'the lock of topology "{self.topology.name}" was lost; another run may have taken '
+                "over",
+                code="PS516",
+                hint="look at `parlant-shard status`, then run the same command again: it resumes",
+            ) from error
+
     def _step(self, step: Step) -> None:
+        self._check_lock()
         self.listener("start", step, "")
         began = time.monotonic()
         try:

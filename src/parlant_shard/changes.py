@@ -35,6 +35,7 @@ class Aspect(StrEnum):
     REPLICA_IDENTITY = "replica identity"
     ROW_SECURITY = "row-level security"
     FOREIGN_OPTIONS = "foreign table options"
+    PERSISTENCE = "persistence"
 
 
 class Why(StrEnum):
@@ -127,6 +128,8 @@ class RegisterTable(OnTable):
 class AddColumn(OnTable):
     column: Column
     leaves: tuple[Table, ...] = ()
+    begun: bool = False  # it is there, with old rows still to be filled
+    checks: tuple[Check, ...] = ()  # the table's live checks, where it was begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +143,7 @@ class AlterColumn(OnTable):
     new: Column
     leaves: tuple[Table, ...] = ()
     viewed: bool = False
+    begun: tuple[Check, ...] = ()  # the table's live checks: a proof of NOT NULL may be among them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

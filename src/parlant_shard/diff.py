@@ -24,12 +24,17 @@ from parlant_shard.catalog import (
     View,
 )
 from parlant_shard.errors import SchemaError
-from parlant_shard.names import suffixed
+from parlant_shard.names import leaf_item, suffixed
 
 # Behind an object's name while its successor is built. A leftover of a killed run is known by it.
 NEW = "new"
 
+# The comment of a column whose old rows do not have its default yet.
+FILLING = "parlant-shard: being filled"
+
 _ROLLING = re.compile(r"'(\d{4}-\d\d-\d\d)(?: 00:00:00(?:\+00)?)?'::(?=timestamp|date)")
+# Triggers on reference tables that `desired` makes; others of that prefix belong to other commands.
+_OUR_TRIGGERS = {"parlant_shard_cascade", "parlant_shard_guard", "parlant_shard_no_truncate"}
 _LEFTOVER = re.compile(r"_ccnew\d*$|_ccold\d*$")
 
 
@@ -44,6 +49,11 @@ class Context:
 
 def temporary(name: str) -> str:
     return suffixed(name, NEW)
+
+
+def not_null_proof(table: str, column: str) -> str:
+    """The name of the CHECK that proves a column NOT NULL, until SET NOT NULL has used it."""
+    return suffixed(suffixed(table, column), "not_null")
 
 
 def diff(
@@ -113,6 +123,8 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
         for name, table in desired.tables.items()
         if table.parent is None and _replaceable(live, live.tables.get(name), table, live_leaves)
     }
+    replaced = {n: desired.managed["table", n] for n in creating if n in live.tables}
+    yield from _drops(server, live, replaced, live_leaves, c.Why.REPLACED)
     created: set[str] = set()
     added: list[c.Change] = []
     for name, table in desired.tables.items():
@@ -122,14 +134,6 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
         existing = live.tables.get(name)
         if name in creating:
             _check_names(server, table, live)
-            if existing is not None:
-                yield c.DropTable(
-                    server=server,
-                    table=existing,
-                    shard=managed.shard,
-                    populated=False,
-                    why=c.Why.REPLACED,
-                )
             # A parent that is created earlier in this plan is nobody's yet: its foreign keys can
             # be part of the creation. Locking a live parent is a step of its own.
             now = tuple(
@@ -158,6 +162,8 @@ def _tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
             continue
         assert existing is not None
         if ("table", name) not in live.managed:
+            if name in live.other_relations:
+                _refuse_name(server, name, live.other_relations[name])
             if managed.shard and not _looks_ours(existing):
                 foreign = "FOREIGN TABLE" if existing.kind is Relkind.FOREIGN else "TABLE"
                 raise SchemaError(
@@ -252,8 +258,9 @@ def _index_names(table: Table) -> frozenset[str]:
 def _refuse_name(server: str, name: str, what: str) -> None:
     kind = what.split(" of ", maxsplit=1)[0].upper()
     statement = f"ALTER {kind} {canonical.quote(name)} RENAME TO …; or " if " " not in kind else ""
+    article = "an" if what[0] in "aeiou" else "a"
     raise SchemaError(
-        f'the name "{name}" is taken by a {what} on server "{server}"',
+        f'the name "{name}" is taken by {article} {what} on server "{server}"',
         code="PS222",
         hint=f"{statement}choose another shard name",
     )
@@ -276,7 +283,17 @@ def _dropped(
         for (kind, name), m in live.managed.items()
         if kind == "table" and ("table", name) not in desired.managed and name in live.tables
     }
-    # Referencing tables first.
+    yield from _drops(server, live, gone, live_leaves, c.Why.REMOVED)
+
+
+def _drops(
+    server: str,
+    live: Catalog,
+    gone: Mapping[str, Managed],
+    live_leaves: Mapping[str, list[Table]],
+    why: c.Why,
+) -> Iterator[c.Change]:
+    """Drop tables, referencing ones first."""
     waiting = dict(sorted(gone.items()))
     while waiting:
         free = [
@@ -308,8 +325,8 @@ def _dropped(
                 server=server,
                 table=live.tables[name],
                 shard=managed.shard,
-                populated=_populated(live.tables[name], live_leaves),
-                why=c.Why.REMOVED,
+                populated=why is c.Why.REMOVED and _populated(live.tables[name], live_leaves),
+                why=why,
             )
 
 
@@ -332,15 +349,20 @@ def _table(
     existing = tuple(leaf for leaf in live_leaves if not leaf.detach_pending)
     yield from _columns(on, live, table, catalog, existing)
     yield from _checks(on, live, table, existing)
+    by_name = {leaf.name: leaf for leaf in existing}
+    for leaf in leaves:
+        if leaf.name in by_name:
+            # Before the parent's: it adopts what its partitions have, instead of building it.
+            yield from _leaf_keys(server, managed.shard, by_name[leaf.name], leaf)
     yield from _keys(on, live, table)
     yield from _foreign_keys(on, live, table, existing)
     yield from _indexes(on, live, table, leaves, existing)
     yield from _triggers_and_policies(on, live, table)
     yield from _properties(on, live, table)
-    by_name = {leaf.name: leaf for leaf in existing}
     for leaf in leaves:
         if leaf.name in by_name:
-            yield from _leaf(server, managed.shard, by_name[leaf.name], leaf)
+            yield from _leaf(server, managed.shard, by_name[leaf.name], leaf, table)
+            yield from _leaf_leftovers(on, live, table, by_name[leaf.name])
         else:
             yield c.CreatePartition(server=server, table=leaf, shard=managed.shard, parent=table)
 
@@ -355,15 +377,21 @@ def _columns(
         old = existing.pop(column.name, None)
         if old is None:
             yield add(column=column, leaves=leaves)
-            # The comment travels with the creation of the column.
+        elif old.comment == FILLING:
+            yield add(column=column, leaves=leaves, begun=True, checks=live.checks)
         elif old != column:
-            yield from _altered(on, old, column, leaves, viewed)
+            yield from _altered(on, old, column, leaves, viewed, live.checks)
     for old in existing.values():
         yield c.DropColumn(**on, column=old)  # type: ignore[arg-type]
 
 
 def _altered(
-    on: dict[str, object], old: Column, new: Column, leaves: tuple[Table, ...], viewed: bool
+    on: dict[str, object],
+    old: Column,
+    new: Column,
+    leaves: tuple[Table, ...],
+    viewed: bool,
+    proofs: tuple[Check, ...],
 ) -> Iterator[c.Change]:
     table = on["table"]
     assert isinstance(table, Table)
@@ -374,7 +402,14 @@ def _altered(
             code="PS224",
             hint="add a column of another name with the new expression, then drop this one",
         )
-    yield c.AlterColumn(**on, old=old, new=new, leaves=leaves, viewed=viewed)  # type: ignore[arg-type]
+    yield c.AlterColumn(
+        **on,  # type: ignore[arg-type]
+        old=old,
+        new=new,
+        leaves=leaves,
+        viewed=viewed,
+        begun=proofs,
+    )
 
 
 def _checks(
@@ -382,6 +417,19 @@ def _checks(
 ) -> Iterator[c.Change]:
     existing = {check.name: check for check in live.checks}
     foreign = table.kind is Relkind.FOREIGN
+    for column in table.columns:
+        # A proof of NOT NULL that a killed or failed run left: taken further, or not needed.
+        name = not_null_proof(table.name, column.name)
+        was = live.column(column.name)
+        due = column.not_null and was is not None and not was.not_null
+        left = existing.pop(name, None)
+        for target, found in ((table, left), *((x, _check_named(x, name)) for x in leaves)):
+            if found is not None and not found.inherited and not due:
+                yield c.DropConstraint(
+                    **{**on, "table": target},  # type: ignore[arg-type]
+                    name=name,
+                    why=c.Why.LEFTOVER,
+                )
     for check in table.checks:
         old = existing.pop(check.name, None)
         begun = existing.pop(temporary(check.name), None)
@@ -408,6 +456,10 @@ def _checks(
     for old in existing.values():
         if not old.inherited:
             yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+
+
+def _check_named(table: Table, name: str) -> Check | None:
+    return next((check for check in table.checks if check.name == name), None)
 
 
 def _validate_check(
@@ -518,21 +570,46 @@ def _indexes(
         if old is None and begun is None:
             yield c.CreateIndex(**on, index=index, leaves=live_leaves)  # type: ignore[arg-type]
             continue
-        ready = begun is not None and same_index(begun, index) and begun.valid
-        if begun is not None and not ready:
+        successor = replace(index, name=temporary(index.name))
+        standing = live_leaves
+        if begun is not None and not same_index(begun, index):
             yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
-        if not ready:
-            successor = replace(index, name=temporary(index.name))
-            yield c.CreateIndex(**on, index=successor, leaves=live_leaves)  # type: ignore[arg-type]
+            # Its partitions' indexes go with it.
+            standing = tuple(_without_index(leaf, begun.name) for leaf in live_leaves)
+            begun = None
+        if begun is None:
+            yield c.CreateIndex(**on, index=successor, leaves=standing)  # type: ignore[arg-type]
+        elif partitioned:
+            yield from _partitioned_index(on, begun, successor, leaves, live_leaves)
+        elif not begun.valid:
+            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            yield c.CreateIndex(**on, index=successor)  # type: ignore[arg-type]
         if old is not None:
             yield c.DropIndex(**on, index=old, why=c.Why.REPLACED)  # type: ignore[arg-type]
-        yield c.RenameIndex(**on, old=temporary(index.name), new=index.name)  # type: ignore[arg-type]
+        yield c.RenameIndex(**on, old=successor.name, new=index.name)  # type: ignore[arg-type]
+        if partitioned:
+            for leaf in live_leaves:
+                yield from _leaf_rename(on, table, leaf, index.name)
     for old in existing.values():
         if old.parent is not None:
             continue
         leftover = not old.valid or _LEFTOVER.search(old.name)
         why = c.Why.LEFTOVER if leftover else c.Why.REMOVED
         yield c.DropIndex(**on, index=old, why=why)  # type: ignore[arg-type]
+
+
+def _without_index(leaf: Table, parent: str) -> Table:
+    return replace(leaf, indexes=tuple(i for i in leaf.indexes if i.parent != parent))
+
+
+def _leaf_rename(
+    on: dict[str, object], parent: Table, leaf: Table, index: str
+) -> Iterator[c.Change]:
+    """The index of a partition follows its parent's name."""
+    shard = str(on["shard"])
+    old = leaf_item(leaf.name, parent.name, temporary(index), shard)
+    new = leaf_item(leaf.name, parent.name, index, shard)
+    yield c.RenameIndex(**{**on, "table": leaf}, old=old, new=new)  # type: ignore[arg-type]
 
 
 def _partitioned_index(
@@ -559,19 +636,66 @@ def _partitioned_index(
         yield c.CreateIndex(**on, index=index, exists=True, leaves=live_leaves[:1])  # type: ignore[arg-type]
 
 
-def _leaf(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.Change]:
-    """Compare what a partition has by itself; the rest it inherits."""
-    on: dict[str, object] = {"server": server, "table": leaf, "shard": shard}
+def _leaf_leftovers(
+    on: dict[str, object], live: Table, table: Table, leaf: Table
+) -> Iterator[c.Change]:
+    """Constraints that a run put on a partition ahead of its parent, for what is no longer wanted.
+
+    Those that this plan is about to use stay: the parent's change takes them further.
+    """
+    checks = {check.name: check for check in live.checks}
+    ours, due = set(), set()
+    for check in table.checks:
+        ours |= {check.name, temporary(check.name)}
+        old = checks.get(check.name)
+        if old is None and temporary(check.name) not in checks:
+            due.add(check.name)
+        elif old is None or old.definition != check.definition:
+            due.add(temporary(check.name))
+    for check in leaf.checks:
+        if check.name in ours - due and not check.inherited:
+            yield c.DropConstraint(
+                **{**on, "table": leaf},  # type: ignore[arg-type]
+                name=check.name,
+                why=c.Why.LEFTOVER,
+            )
+    wanted = {fk.name for fk in table.foreign_keys}
+    for fk in leaf.foreign_keys:
+        if not fk.inherited and fk.name not in wanted and fk.name.endswith(f"_{on['shard']}"):
+            yield c.DropConstraint(
+                **{**on, "table": leaf},  # type: ignore[arg-type]
+                name=fk.name,
+                why=c.Why.LEFTOVER,
+            )
+
+
+def _leaf_keys(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.Change]:
     definitions = {key.definition for key in live.keys}
     for key in leaf.keys:
         if key.definition not in definitions:
-            yield c.AddKey(**on, key=key, index=_index_named(live, key.name))  # type: ignore[arg-type]
+            yield c.AddKey(
+                server=server,
+                table=leaf,
+                shard=shard,
+                key=key,
+                index=_index_named(live, key.name),
+            )
+
+
+def _leaf(server: str, shard: str, live: Table, leaf: Table, parent: Table) -> Iterator[c.Change]:
+    """Compare what a partition has by itself; the rest it inherits."""
+    on: dict[str, object] = {"server": server, "table": leaf, "shard": shard}
     spare = {i.name: i for i in live.indexes if i.parent is None}
     for key in leaf.keys:
         spare.pop(key.name, None)
     for index in leaf.indexes:
         if index.parent is not None:
-            spare.pop(index.name, None)  # built, not yet attached: the parent's change attaches it
+            # Built, not yet attached: the parent's change attaches it, or builds it again.
+            spare.pop(index.name, None)
+            unfinished = leaf_item(leaf.name, parent.name, temporary(index.parent), shard)
+            spare.pop(unfinished, None)
+            if any(i.name == unfinished and i.parent == index.parent for i in live.indexes):
+                yield from _leaf_rename(on, parent, leaf, index.parent)
             continue
         match = next((i for i in spare.values() if same_index(i, index)), None)
         if match is None:
@@ -595,7 +719,7 @@ def _triggers_and_policies(on: dict[str, object], live: Table, table: Table) -> 
         if old != trigger:
             yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)  # type: ignore[arg-type]
     for name, trigger in triggers.items():
-        if not name.startswith("parlant_shard_"):
+        if not name.startswith("parlant_shard_") or name in _OUR_TRIGGERS:
             yield c.DropTrigger(**on, trigger=trigger)  # type: ignore[arg-type]
     policies = {p.name: p for p in live.policies}
     for policy in table.policies:
@@ -622,6 +746,7 @@ def _properties(on: dict[str, object], live: Table, table: Table) -> Iterator[c.
             != (table.row_security, table.force_row_security),
         ),
         (c.Aspect.FOREIGN_OPTIONS, live.foreign != table.foreign),
+        (c.Aspect.PERSISTENCE, live.unlogged != table.unlogged),
     ):
         if differs:
             yield c.AlterTable(**on, aspect=aspect, live=live)  # type: ignore[arg-type]
@@ -654,7 +779,10 @@ def _blocked_by_views(tables: Iterable[c.Change]) -> frozenset[str]:
         change.table.name
         for change in tables
         if (isinstance(change, c.DropTable) and change.why is c.Why.REPLACED)
-        or (isinstance(change, c.AlterColumn) and change.old.type != change.new.type)
+        or (
+            isinstance(change, c.AlterColumn)
+            and (change.old.type, change.old.collation) != (change.new.type, change.new.collation)
+        )
     )
 
 
@@ -674,6 +802,8 @@ def _views(
                 _refuse_name(server, name, taken)
             yield c.CreateView(server=server, view=view, managed=managed)
             continue
+        if name in live.other_relations:
+            _refuse_name(server, name, live.other_relations[name])
         if ("view", name) not in live.managed and old.text is not None:
             raise SchemaError(
                 f'view "{name}" exists on server "{server}" and is not managed by parlant-shard',
@@ -681,6 +811,8 @@ def _views(
                 hint=f"ALTER VIEW {canonical.quote(name)} RENAME TO …",
             )
         if _same_view(old, view):
+            if ("view", name) not in live.managed:  # its registration was lost
+                yield c.CreateView(server=server, view=view, managed=managed, exists=True)
             continue
         appends = (
             view.columns[: len(old.columns)] == old.columns

@@ -511,7 +511,7 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
         "directory": placements(row["directory"]),
         "shards": dict(sorted(row["shards"] or ())),
         "of_other_topologies": {
-            n: f'table of topology "{t}"' for n, t in row["of_other_topologies"] or ()
+            n: f'{kind} of topology "{t}"' for n, t, kind in row["of_other_topologies"] or ()
         },
     }
 

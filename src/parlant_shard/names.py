@@ -11,6 +11,7 @@ from hashlib import sha256
 
 MAX_BYTES = 63  # NAMEDATALEN - 1; a server can be built with another value, nobody ships one
 HASH_DIGITS = 8
+_LONGEST_PART = 30  # leaves room for what tells the partition apart
 
 
 def byte_length(name: str) -> int:
@@ -37,6 +38,23 @@ def suffixed(name: str, suffix: str) -> str:
     if not head:
         raise ValueError(f'the suffix "{suffix}" leaves no room for a name')
     return head + tail
+
+
+def leaf_item(leaf: str, parent: str, item: str, shard: str = "") -> str:
+    """Return the name that a partition's index or key has, from that of its parent or base table.
+
+    What the item's name shares with its table is said by the partition's name already:
+    `parlant_event_created_at_idx_s1` on `parlant_event_s1_p20261101` is
+    `parlant_event_s1_p20261101_created_at_idx`.
+    """
+    table = parent.removesuffix(f"_{shard}") if shard else parent
+    part = item.removeprefix(f"{table}_")
+    if shard:
+        part = part.removesuffix(f"_{shard}")
+    if byte_length(part) > _LONGEST_PART:
+        head = part.encode()[: _LONGEST_PART - HASH_DIGITS - 1].decode(errors="ignore")
+        part = f"{head}_{sha256(part.encode()).hexdigest()[:HASH_DIGITS]}"
+    return suffixed(leaf, part)
 
 
 def check_collisions(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -96,6 +96,7 @@ def plan_of(state: State) -> Plan:
         topology=topology.name,
         file=str(topology.file),
         sha256=topology.sha256,
+        schema_sha256=fingerprint({str(major): base for major, base in state.base.items()}),
         fingerprint=fingerprint(state.live, topology.sha256),
         steps=build(changes, target),
         notices=_notices(state),
@@ -255,7 +256,28 @@ def _notices(state: State) -> tuple[str, ...]:
         # What was decided for this topology says more than what holds for the preset.
         if not any(o.startswith(notice.partition(" (")[0] + " is not") for o in own)
     )
-    return (*own, *about_indexes, *_unused(state.topology))
+    return (*own, *_left_behind(state), *about_indexes, *_unused(state.topology))
+
+
+def _left_behind(state: State) -> Iterator[str]:
+    """What a plan takes away, or cannot take away."""
+    live, wanted = state.live, state.desired.catalogs
+    for shard, server in sorted(live[state.topology.coordinator].shards.items()):
+        if shard not in state.topology.shards:
+            placed = sorted(p.workspace for p in live[server].placements if p.shard == shard)
+            if placed:
+                names = ", ".join(f'"{w}"' for w in placed[:10])
+                more = f" and {len(placed) - 10} more" if len(placed) > 10 else ""
+                yield f'shard "{shard}" goes, and with it the workspaces {names}{more}'
+    for server, catalog in sorted(wanted.items()):
+        for name, enum in sorted(catalog.enums.items()):
+            existing = live[server].enums.get(name)
+            for label in existing.labels if existing else ():
+                if label not in enum.labels:
+                    yield (
+                        f'label "{label}" of enum "{name}" stays on server "{server}": PostgreSQL '
+                        "cannot remove it"
+                    )
 
 
 def _unused(topology: Topology) -> tuple[str, ...]:

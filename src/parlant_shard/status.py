@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from parlant_shard import db, journal
+from parlant_shard.apply import lock_is_free
 from parlant_shard.db import Connection
 from parlant_shard.errors import CannotConnect, ShardError
 from parlant_shard.sqlfiles import queries
@@ -87,7 +88,12 @@ def _rows(connection: Connection, name: str, params: dict[str, str]) -> list[dic
 
 def _last_run(connection: Connection, topology: str) -> dict[str, Any] | None:
     run = journal.last(connection, topology)
-    return None if run is None else run_json(run)
+    if run is None:
+        return None
+    found = run_json(run)
+    if run.state == "running" and lock_is_free(connection, topology):
+        found["state"] = "interrupted"  # its process is gone; the next run says so in the journal
+    return found
 
 
 def run_json(run: journal.Run) -> dict[str, Any]:

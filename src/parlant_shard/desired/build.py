@@ -97,6 +97,8 @@ class _Builder(Leaves, Federation):
                 for leaf in self._leaves(base, logical, shard, name, parent):
                     add(leaf, logical, shard)
         functions = dict(base.functions)
+        if is_coordinator:
+            functions |= {f.signature: f for f in self._coordinator_functions()}
         if not is_coordinator and name in self.replicated:
             for function in self._reference_functions(tables):
                 functions[function.signature] = function

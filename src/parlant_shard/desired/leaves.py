@@ -12,13 +12,12 @@ from parlant_shard.catalog import (
     Bound,
     Catalog,
     Index,
-    Key,
     Relkind,
     Table,
 )
 from parlant_shard.desired.shards import ShardTables
 from parlant_shard.errors import SchemaError
-from parlant_shard.names import suffixed
+from parlant_shard.names import leaf_item, suffixed
 
 
 class Leaves(ShardTables):
@@ -69,24 +68,21 @@ class Leaves(ShardTables):
         ]
         attached = [
             replace(
-                i, name=suffixed(name, _short(i.name, shard, parent)), parent=i.name, comment=None
+                i, name=leaf_item(name, parent.name, i.name, shard), parent=i.name, comment=None
             )
             for i in parent.indexes
         ]
         identity = table.replica_identity
         if identity.startswith("i:"):
-            identity = f"i:{suffixed(name, identity[2:])}"
+            identity = f"i:{leaf_item(name, logical, identity[2:])}"
         return replace(
             parent,
             name=name,
             kind=Relkind.TABLE,
             columns=parent.columns,
-            keys=tuple(
-                replace(k, name=suffixed(name, _key_suffix(k, logical))) for k in table.keys
-            ),
+            keys=tuple(replace(k, name=leaf_item(name, logical, k.name)) for k in table.keys),
             indexes=tuple(
-                [replace(i, name=suffixed(name, i.name.removeprefix(f"{logical}_"))) for i in own]
-                + attached
+                [replace(i, name=leaf_item(name, logical, i.name)) for i in own] + attached
             ),
             triggers=(),
             options=table.options,
@@ -156,12 +152,3 @@ class Leaves(ShardTables):
                     f'"{logical}" is partitioned by "{partition.by}": uniqueness holds within a '
                     f"partition only, and these are no longer accepted: {targets}"
                 )
-
-
-def _short(index: str, shard: str, parent: Table) -> str:
-    """What of a parent's index name tells it apart, for the name of a partition's index."""
-    return index.removeprefix(f"{parent.name.removesuffix(f'_{shard}')}_").removesuffix(f"_{shard}")
-
-
-def _key_suffix(key: Key, logical: str) -> str:
-    return key.name.removeprefix(f"{logical}_")

@@ -118,9 +118,42 @@ class References(ShardTables):
                 )
             else:
                 kept.append(fk)
+        triggers = table.triggers
+        if self.tenancy.kinds[logical] == "reference" and self._replicates():
+            # A TRUNCATE is not replicated: it would empty this table and leave its copies.
+            triggers += (
+                Trigger(
+                    name="parlant_shard_no_truncate",
+                    head="CREATE TRIGGER parlant_shard_no_truncate BEFORE TRUNCATE",
+                    tail="FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.refuse_truncate()",
+                ),
+            )
         return replace(
-            table, foreign_keys=tuple(kept), indexes=tuple(self._rolled(i) for i in table.indexes)
+            table,
+            foreign_keys=tuple(kept),
+            indexes=tuple(self._rolled(i) for i in table.indexes),
+            triggers=triggers,
         )
+
+    def _replicates(self) -> bool:
+        """Whether any other server has copies of reference tables."""
+        return bool(self.replicated - {self.coordinator}) and bool(
+            self.tenancy.of_kind("reference")
+        )
+
+    def _coordinator_functions(self) -> Iterable[Function]:
+        if self._replicates():
+            yield Function(
+                signature="parlant_shard.refuse_truncate()",
+                definition=canonical.trigger_function(
+                    "parlant_shard.refuse_truncate()",
+                    "\nBEGIN\n"
+                    "  RAISE EXCEPTION 'table \"%\" has copies on other servers', TG_TABLE_NAME\n"
+                    "    USING ERRCODE = '0A000',\n"
+                    "          HINT = 'use DELETE, which is replicated';\n"
+                    "END;\n",
+                ),
+            )
 
     def _reference_copy(self, base: Catalog, logical: str) -> Table:
         """A copy that only the subscription writes: keys and rows, guards instead of triggers."""
@@ -151,7 +184,8 @@ class References(ShardTables):
                 ),
                 Trigger(
                     name="parlant_shard_guard",
-                    head="CREATE TRIGGER parlant_shard_guard BEFORE INSERT OR DELETE OR UPDATE",
+                    head="CREATE TRIGGER parlant_shard_guard "
+                    "BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE",
                     tail="FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.refuse_write()",
                 ),
             ),
@@ -183,7 +217,7 @@ class References(ShardTables):
 
     def _publications(self, base: Catalog) -> dict[str, Publication]:
         references = self.tenancy.of_kind("reference")
-        if not references or not self.replicated - {self.coordinator}:
+        if not self._replicates():
             return {}
         for table in references:
             if self._reference(base, table).primary_key is None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from parlant_shard import canonical
 from parlant_shard import changes as c
-from parlant_shard.catalog import Column, Relkind, Table
+from parlant_shard.catalog import Check, Column, Relkind, Table
 from parlant_shard.ddl import text
-from parlant_shard.names import suffixed
-from parlant_shard.plan.draft import Builder, Draft
+from parlant_shard.diff import FILLING, not_null_proof
+from parlant_shard.plan.draft import Builder, Draft, named
 from parlant_shard.plan.model import Hazard, Kind, Lock
 
 
@@ -49,7 +49,7 @@ class Columns(Builder):
             )
             return
         comment = [self.ddl.comment_column(table.name, column)] if column.comment else []
-        rewrites = bool(column.identity) or column.generated == "s"
+        rewrites = not change.begun and (bool(column.identity) or column.generated == "s")
         if rewrites:
             yield self._on(
                 change,
@@ -59,7 +59,7 @@ class Columns(Builder):
                 hazards=(Hazard.TABLE_REWRITE, Hazard.BLOCKS_WRITES, Hazard.BLOCKS_READS),
             )
             return
-        if column.default is None or _is_constant(column.default):
+        if not change.begun and (column.default is None or _is_constant(column.default)):
             late = column.not_null and column.default is None
             added = replace(column, not_null=column.not_null and not late)
             yield self._on(
@@ -71,21 +71,25 @@ class Columns(Builder):
             if late:
                 yield from self._set_not_null(change, column.name, change.leaves)
             return
-        # A volatile default would rewrite the table under a lock that blocks everybody.
-        yield self._on(
-            change,
-            title,
-            self.ddl.alter(
-                table.name,
-                SQL("ADD COLUMN ") + self.ddl.column(replace(column, default=None, not_null=False)),
-            ),
-            self.ddl.alter(
-                table.name,
-                SQL("ALTER COLUMN {} SET DEFAULT ").format(Identifier(column.name))
-                + text(column.default),
-            ),
-            *comment,
-        )
+        assert column.default is not None or change.begun
+        # A volatile default would rewrite the table under a lock that blocks everybody. The mark
+        # says that old rows lack it, until the last step takes it away.
+        if not change.begun:
+            yield self._on(
+                change,
+                title,
+                self.ddl.alter(
+                    table.name,
+                    SQL("ADD COLUMN ")
+                    + self.ddl.column(replace(column, default=None, not_null=False)),
+                ),
+                self.ddl.alter(
+                    table.name,
+                    SQL("ALTER COLUMN {} SET DEFAULT ").format(Identifier(column.name))
+                    + text(column.default or "NULL"),
+                ),
+                self.ddl.comment_column(table.name, replace(column, comment=FILLING)),
+            )
         yield self._on(
             change,
             f'fill column "{column.name}" of "{table.name}" in batches',
@@ -101,35 +105,52 @@ class Columns(Builder):
             hazards=(Hazard.FULL_SCAN,),
         )
         if column.not_null:
-            yield from self._set_not_null(change, column.name, change.leaves)
+            yield from self._set_not_null(change, column.name, change.leaves, change.checks)
+        yield self._on(
+            change,
+            f'column "{column.name}" of "{table.name}" is filled',
+            self.ddl.comment_column(table.name, column),
+            lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+        )
 
     def _set_not_null(
-        self, change: c.OnTable, column: str, leaves: tuple[Table, ...]
+        self,
+        change: c.OnTable,
+        column: str,
+        leaves: tuple[Table, ...],
+        begun: tuple[Check, ...] = (),
     ) -> Iterator[Draft]:
-        """Prove it with a CHECK first: SET NOT NULL alone scans under the strongest lock."""
+        """Prove it with a CHECK first: SET NOT NULL alone scans under the strongest lock.
+
+        `begun` holds the live checks of a plain table; partitions bring their own.
+        """
         table = change.table
-        name = suffixed(suffixed(table.name, column), "not_null")
-        targets = leaves if table.kind is Relkind.PARTITIONED else (table,)
+        name = not_null_proof(table.name, column)
+        partitioned = table.kind is Relkind.PARTITIONED
+        targets = [(leaf, leaf.checks) for leaf in leaves] if partitioned else [(table, begun)]
         definition = SQL("CHECK ({} IS NOT NULL)").format(Identifier(column))
-        for target in targets:
-            yield self._on(
-                change,
-                f'announce that "{target.name}.{column}" is not null',
-                self.ddl.alter(
-                    target.name,
-                    SQL("ADD CONSTRAINT {} ").format(Identifier(name))
-                    + definition
-                    + SQL(" NOT VALID"),
-                ),
-            )
-            yield self._on(
-                change,
-                f'check that "{target.name}.{column}" is not null',
-                self._validate(target.name, name),
-                kind=Kind.VALIDATE,
-                lock=Lock.SHARE_UPDATE_EXCLUSIVE,
-                hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
-            )
+        for target, checks in targets:
+            proof = named(checks, name)
+            if proof is None:
+                yield self._on(
+                    change,
+                    f'announce that "{target.name}.{column}" is not null',
+                    self.ddl.alter(
+                        target.name,
+                        SQL("ADD CONSTRAINT {} ").format(Identifier(name))
+                        + definition
+                        + SQL(" NOT VALID"),
+                    ),
+                )
+            if proof is None or not proof.valid:
+                yield self._on(
+                    change,
+                    f'check that "{target.name}.{column}" is not null',
+                    self._validate(target.name, name),
+                    kind=Kind.VALIDATE,
+                    lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+                    hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
+                )
         yield self._on(
             change,
             f'set "{table.name}.{column}" NOT NULL',
@@ -137,7 +158,7 @@ class Columns(Builder):
                 table.name, SQL("ALTER COLUMN {} SET NOT NULL").format(Identifier(column))
             ),
         )
-        for target in targets:
+        for target, _ in targets:
             yield self._on(
                 change,
                 f'drop the check that proved "{target.name}.{column}" not null',
@@ -147,67 +168,105 @@ class Columns(Builder):
     def _alter_column(self, change: c.AlterColumn) -> Iterator[Draft]:
         table, old, new = change.table, change.old, change.new
         foreign = table.kind is Relkind.FOREIGN
-        alter = self.ddl.alter_foreign if foreign else self.ddl.alter
-        column = Identifier(new.name)
-
-        def act(title: str, action: Composable, **options: Any) -> Draft:
-            return self._on(change, title, alter(table.name, action), **options)
-
-        if old.type != new.type or old.collation != new.collation:
-            action = SQL("ALTER COLUMN {} TYPE ").format(column) + text(new.type)
-            if new.collation:
-                action += SQL(" COLLATE ") + text(new.collation)
-            if not foreign:
-                action += SQL(" USING {}::").format(column) + text(new.type)
-            safe = foreign or _widens(old, new)
-            yield act(
-                f'change the type of "{table.name}.{new.name}" from {old.type} to {new.type}',
-                action,
-                hazards=()
-                if safe
-                else (
-                    Hazard.TABLE_REWRITE,
-                    Hazard.BLOCKS_WRITES,
-                    Hazard.BLOCKS_READS,
-                    Hazard.MAY_FAIL_ON_DATA,
-                ),
-            )
-        if old.identity != new.identity:
-            if new.identity and old.identity:
-                action = SQL("ALTER COLUMN {} SET GENERATED ").format(column)
-                action += SQL("ALWAYS" if new.identity == "a" else "BY DEFAULT")
-            elif new.identity:
-                action = SQL("ALTER COLUMN {} ADD GENERATED ").format(column)
-                action += SQL(("ALWAYS" if new.identity == "a" else "BY DEFAULT") + " AS IDENTITY")
-            else:
-                action = SQL("ALTER COLUMN {} DROP IDENTITY").format(column)
-            yield act(f'change the identity of "{table.name}.{new.name}"', action)
-        if old.default != new.default and not new.generated and not foreign:
-            if new.default is None:
-                action = SQL("ALTER COLUMN {} DROP DEFAULT").format(column)
-            else:
-                action = SQL("ALTER COLUMN {} SET DEFAULT ").format(column) + text(new.default)
-            yield act(f'change the default of "{table.name}.{new.name}"', action)
-        if old.not_null and not new.not_null:
-            yield act(
-                f'allow NULL in "{table.name}.{new.name}"',
-                SQL("ALTER COLUMN {} DROP NOT NULL").format(column),
-            )
+        where = f'"{table.name}.{new.name}"'
+        default = old.default
+        if (old.type, old.collation) != (new.type, new.collation):
+            yield self._retyped(change)
+            default = None if old.default is None else new.default
+        if default is not None and new.identity and not foreign:
+            yield self._act(change, f"drop the default of {where}", "DROP DEFAULT")
+            default = None
         if new.not_null and not old.not_null:
             if foreign:
-                yield act(
-                    f'set "{table.name}.{new.name}" NOT NULL',
-                    SQL("ALTER COLUMN {} SET NOT NULL").format(column),
-                )
+                yield self._act(change, f"set {where} NOT NULL", "SET NOT NULL")
             else:
-                yield from self._set_not_null(change, new.name, change.leaves)
+                yield from self._set_not_null(change, new.name, change.leaves, change.begun)
+        if old.identity != new.identity:
+            yield self._identity(change)
+        if default != new.default and not new.generated and not foreign:
+            action = "DROP DEFAULT" if new.default is None else f"SET DEFAULT {new.default}"
+            yield self._act(change, f"change the default of {where}", action)
+        if old.not_null and not new.not_null:
+            yield self._act(change, f"allow NULL in {where}", "DROP NOT NULL")
         if old.comment != new.comment and not foreign:
             yield self._on(
                 change,
-                f'set the comment of "{table.name}.{new.name}"',
+                f"set the comment of {where}",
                 self.ddl.comment_column(table.name, new),
                 lock=Lock.SHARE_UPDATE_EXCLUSIVE,
             )
+
+    def _act(self, change: c.AlterColumn, title: str, action: str) -> Draft:
+        return self._on(change, title, self._altering(change, action))
+
+    def _altering(self, change: c.AlterColumn, action: str) -> Composed:
+        """ALTER COLUMN; what follows is a keyword or text that PostgreSQL deparsed."""
+        foreign = change.table.kind is Relkind.FOREIGN
+        alter = self.ddl.alter_foreign if foreign else self.ddl.alter
+        return alter(
+            change.table.name,
+            SQL("ALTER COLUMN {} ").format(Identifier(change.new.name)) + text(action),
+        )
+
+    def _retyped(self, change: c.AlterColumn) -> Draft:
+        """One step: a default that does not cast has to go before and come back after."""
+        old, new = change.old, change.new
+        foreign = change.table.kind is Relkind.FOREIGN
+        action = f"TYPE {new.type}"
+        if new.collation:
+            action += f" COLLATE {new.collation}"
+        sql = [self._altering(change, action)]
+        if not foreign and not _is_string(new.type):
+            # Never for strings: an explicit cast cuts what is too long, without a word.
+            sql = [sql[0] + SQL(" USING {}::").format(Identifier(new.name)) + text(new.type)]
+        if old.default is not None and not new.generated and not foreign:
+            sql.insert(0, self._altering(change, "DROP DEFAULT"))
+            if new.default is not None:
+                sql.append(self._altering(change, f"SET DEFAULT {new.default}"))
+        hazards: tuple[Hazard, ...] = ()
+        if not foreign and not _widens(old, new):
+            hazards = (
+                Hazard.TABLE_REWRITE,
+                Hazard.BLOCKS_WRITES,
+                Hazard.BLOCKS_READS,
+                Hazard.MAY_FAIL_ON_DATA,
+            )
+            if _loses(old.type, new.type):
+                hazards = (Hazard.DELETES_DATA, *hazards)
+        before = old.type + (f" {old.collation}" if old.collation else "")
+        after = new.type + (f" {new.collation}" if new.collation else "")
+        return self._on(
+            change,
+            f'change the type of "{change.table.name}.{new.name}" from {before} to {after}',
+            *sql,
+            hazards=hazards,
+        )
+
+    def _identity(self, change: c.AlterColumn) -> Draft:
+        table, old, new = change.table, change.old, change.new
+        kind = "ALWAYS" if new.identity == "a" else "BY DEFAULT"
+        title = f'change the identity of "{table.name}.{new.name}"'
+        if new.identity and old.identity:
+            return self._act(change, title, f"SET GENERATED {kind}")
+        if not new.identity:
+            return self._act(change, title, "DROP IDENTITY")
+        qualified = f"{canonical.quote(self.target.namespace)}.{canonical.quote(table.name)}"
+        return self._on(
+            change,
+            f"{title}: it goes on after the largest value",
+            self._altering(change, f"ADD GENERATED {kind} AS IDENTITY"),
+            SQL(
+                "SELECT pg_catalog.setval(pg_catalog.pg_get_serial_sequence({}, {}), "
+                "coalesce(max({}), 1), max({}) IS NOT NULL) FROM {}"
+            ).format(
+                Literal(qualified),
+                Literal(new.name),
+                Identifier(new.name),
+                Identifier(new.name),
+                self.ddl.name(table.name),
+            ),
+            hazards=(Hazard.FULL_SCAN,),
+        )
 
 
 _CONSTANT = re.compile(
@@ -236,3 +295,24 @@ def _widens(old: Column, new: Column) -> bool:
     if new.type == "text" or (after and after[1] is None):
         return True
     return bool(after and before[1] and int(after[1]) >= int(before[1]))
+
+
+def _is_string(type_: str) -> bool:
+    return bool(re.match(r"(?:text|character varying|character|bit|bit varying)(?:\(|$)", type_))
+
+
+_INTEGERS = {"smallint", "integer", "bigint"}
+
+
+def _loses(old: str, new: str) -> bool:
+    """Whether the conversion may keep less than there was (0.5 becomes 1, a time becomes a date).
+
+    Conversions that fail where a value does not fit lose nothing.
+    """
+    if _is_string(new) or _is_string(old):
+        return False
+    if old in _INTEGERS and new in {*_INTEGERS, "numeric", "double precision"}:
+        return new == "double precision" and old == "bigint"
+    if old.split("(", maxsplit=1)[0] == new.split("(", maxsplit=1)[0]:
+        return "(" in new  # the same type with another precision
+    return True

@@ -61,7 +61,14 @@ class Constraints(Builder):
     def _add_key(self, change: c.AddKey, key: Key, index: Index | None) -> Iterator[Draft]:
         table = change.table
         add = SQL("ADD ") + self.ddl.constraint(key.name, key.definition)
-        if table.kind is Relkind.PARTITIONED or key.definition.startswith("EXCLUDE"):
+        if table.kind is Relkind.PARTITIONED:
+            yield self._on(
+                change,
+                f'add constraint "{key.name}" to "{table.name}", adopting those of its partitions',
+                self.ddl.alter(table.name, add),
+            )
+            return
+        if key.definition.startswith("EXCLUDE"):
             yield self._on(
                 change,
                 f'add constraint "{key.name}" to "{table.name}", which builds its index under the '
@@ -120,6 +127,17 @@ class Constraints(Builder):
         partitioned = table.kind is Relkind.PARTITIONED
         for target in leaves if partitioned else (table,):
             existing = begun if not partitioned else named(target.checks, check.name)
+            if existing is not None and existing.definition != check.definition:
+                # Of another topology that was given up half-way.
+                yield self._on(
+                    change,
+                    f'drop leftover check "{check.name}" of "{target.name}"',
+                    self.ddl.alter(
+                        target.name, SQL("DROP CONSTRAINT {}").format(Identifier(check.name))
+                    ),
+                    phase=phase,
+                )
+                existing = None
             if existing is None:
                 yield self._on(
                     change,
@@ -142,6 +160,15 @@ class Constraints(Builder):
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,
                     hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
                 )
+        if partitioned and begun is not None and not begun.valid:
+            yield self._on(
+                change,
+                f'validate check "{check.name}" of "{table.name}", whose partitions are valid',
+                self._validate(table.name, check.name),
+                phase=phase,
+                kind=Kind.VALIDATE,
+                lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+            )
         if partitioned and begun is None:
             yield self._on(
                 change,
@@ -215,6 +242,16 @@ class Constraints(Builder):
         partitioned = table.kind is Relkind.PARTITIONED
         for target in change.leaves if partitioned else (table,):
             existing = named(target.foreign_keys, fk.name) if partitioned else None
+            if existing is not None and replace(existing, valid=True, inherited=False) != fk:
+                yield self._on(
+                    change,
+                    f'drop leftover foreign key "{fk.name}" of "{target.name}"',
+                    self.ddl.alter(
+                        target.name, SQL("DROP CONSTRAINT {}").format(Identifier(fk.name))
+                    ),
+                    phase=phase,
+                )
+                existing = None
             if existing is None:
                 yield self._on(
                     change,
@@ -236,10 +273,10 @@ class Constraints(Builder):
         if partitioned:
             yield self._on(
                 change,
-                f'add foreign key "{fk.name}" to "{table.name}", adopting those of its partitions',
+                f'add foreign key "{fk.name}" to "{table.name}", adopting those of its partitions; '
+                f'locks "{fk.ref_table}" for a moment',
                 self.ddl.alter(table.name, add),
                 phase=phase,
-                lock=Lock.SHARE_ROW_EXCLUSIVE,
             )
 
 

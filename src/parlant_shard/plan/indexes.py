@@ -9,7 +9,8 @@ from psycopg.sql import SQL, Identifier
 
 from parlant_shard import changes as c
 from parlant_shard.catalog import Index, Relkind, Table
-from parlant_shard.names import suffixed
+from parlant_shard.diff import same_index
+from parlant_shard.names import leaf_item
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Kind, Lock, Probe
 
@@ -90,9 +91,13 @@ class Indexes(Builder):
             )
         for leaf in change.leaves:
             attached = next((i for i in leaf.indexes if i.parent == index.name), None)
-            name = attached.name if attached else suffixed(leaf.name, index.name)
+            name = (
+                attached.name
+                if attached
+                else leaf_item(leaf.name, table.name, index.name, change.shard)
+            )
             built = next((i for i in leaf.indexes if i.name == name), None)
-            if built is not None and not built.valid:
+            if built is not None and not (built.valid and same_index(built, index)):
                 yield self._dropped_index(replace(change, table=leaf), built, c.Why.LEFTOVER)
                 built = None
             if built is None:

@@ -90,6 +90,7 @@ class Phase(IntEnum):
     DROP_SHARDS = 75
     DROP_REPLICATION = 80
     DROP_SLOTS = 81
+    DROP_PUBLICATION = 82  # it depends on the columns and tables that go below
     DROP_REST = 85
     PLACEMENT = 90
     DIRECTORY = 95  # last: routers follow it
@@ -176,6 +177,7 @@ class Plan:
     topology: str
     file: str
     sha256: str
+    schema_sha256: str  # of the schema as PostgreSQL read it, wherever it came from
     fingerprint: str
     steps: tuple[Step, ...]
     notices: tuple[str, ...] = ()
@@ -184,6 +186,7 @@ class Plan:
         return {
             "format_version": FORMAT_VERSION,
             "topology": {"name": self.topology, "file": self.file, "sha256": self.sha256},
+            "schema_sha256": self.schema_sha256,
             "fingerprint": self.fingerprint,
             "steps": [s.to_json() for s in self.steps],
             "notices": list(self.notices),
@@ -195,6 +198,7 @@ class Plan:
             topology=data["topology"]["name"],
             file=data["topology"]["file"],
             sha256=data["topology"]["sha256"],
+            schema_sha256=data["schema_sha256"],
             fingerprint=data["fingerprint"],
             steps=tuple(Step.from_json(s) for s in data["steps"]),
             notices=tuple(data["notices"]),

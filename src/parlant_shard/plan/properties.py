@@ -46,7 +46,9 @@ class Properties(Builder):
                     change,
                     f'drop trigger "{trigger.name}" of "{table.name}"',
                     self._drop_trigger(table.name, trigger.name),
-                    hazards=(Hazard.DROPS_OBJECT,),
+                    hazards=()
+                    if trigger.name.startswith("parlant_shard_")
+                    else (Hazard.DROPS_OBJECT,),
                 )
             case c.SetPolicy(policy=policy, exists=exists):
                 drop = SQL("DROP POLICY {} ON {}").format(
@@ -72,7 +74,8 @@ class Properties(Builder):
                     change,
                     f'grant {", ".join(sorted({g.privilege for g in grants}))} on "{table.name}"',
                     *(self.ddl.grant(table.name, g) for g in grants),
-                    lock=None,
+                    # 18 locks the table while it changes its privileges, 15-17 do not.
+                    lock=Lock.ACCESS_SHARE if self.target.majors[change.server] >= 18 else None,
                 )
             case c.AlterTable(aspect=aspect, live=live):
                 yield self._altered_table(change, aspect, live)
@@ -121,6 +124,14 @@ class Properties(Builder):
                         + changed_options(live.foreign.options, table.foreign.options)
                         + SQL(")"),
                     ),
+                )
+            case c.Aspect.PERSISTENCE:
+                persistence = SQL("SET UNLOGGED" if table.unlogged else "SET LOGGED")
+                return self._on(
+                    change,
+                    f"{title}: {'unlogged' if table.unlogged else 'logged'}, which rewrites it",
+                    self.ddl.alter(table.name, persistence),
+                    hazards=(Hazard.TABLE_REWRITE, Hazard.BLOCKS_WRITES, Hazard.BLOCKS_READS),
                 )
             case _:
                 assert_never(aspect)

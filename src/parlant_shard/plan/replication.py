@@ -54,12 +54,15 @@ class Replication(Builder):
                     Phase.PUBLICATION,
                     f'{"alter" if exists else "create"} publication "{publication.name}" of the '
                     "reference tables",
-                    text(verb).format(Identifier(publication.name)) + tables,
+                    text(verb).format(Identifier(publication.name))
+                    + tables
+                    # An applied TRUNCATE would fail on the foreign keys to the copies, for ever.
+                    + SQL("" if exists else " WITH (publish = 'insert, update, delete')"),
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,
                 )
             case c.DropPublication(publication=publication):
                 yield draft(
-                    Phase.DROP_REST,
+                    Phase.DROP_PUBLICATION,
                     f'drop publication "{publication.name}"',
                     SQL("DROP PUBLICATION {}").format(Identifier(publication.name)),
                 )

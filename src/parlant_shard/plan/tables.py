@@ -125,7 +125,9 @@ class Tables(Builder):
         foreign = table.kind is Relkind.FOREIGN
         replaced = change.why is c.Why.REPLACED
         sql: list[Composable] = []
-        if not foreign and not change.populated:
+        # The rows of a copy of a reference table are on the coordinator.
+        copy = not change.shard and change.server != self.target.coordinator
+        if not foreign and not change.populated and not copy:
             # It was empty when the plan was made. Whoever wrote since then must not lose it.
             sql.append(
                 SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.ddl.name(table.name))
@@ -148,12 +150,12 @@ class Tables(Builder):
         hazards: tuple[Hazard, ...] = ()
         if not (foreign and replaced):
             hazards = (Hazard.DROPS_OBJECT,)
-        if change.populated:
+        if change.populated and not copy:
             hazards = (Hazard.DELETES_DATA, *hazards)
         yield self._on(
             change,
             f'drop {"foreign " if foreign else ""}table "{table.name}"'
-            + (" with its rows" if change.populated else ""),
+            + (" with its rows" if change.populated and not copy else ""),
             *sql,
             # A replaced table goes right before its successor of the same name comes.
             phase=self._replaced_phase(change) if replaced else self._drop_phase(change),

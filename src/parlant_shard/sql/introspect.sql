@@ -192,7 +192,7 @@ SELECT p.proname AS name,
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
        AND (n.nspname = %(namespace)s OR (n.nspname = 'parlant_shard'
-            AND (p.proname = 'refuse_write' OR p.proname LIKE 'cascade\_%%')))
+            AND (p.proname IN ('refuse_write', 'refuse_truncate') OR p.proname LIKE 'cascade\_%%')))
  WHERE p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
@@ -276,7 +276,7 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
 SELECT (SELECT version FROM parlant_shard.meta) AS version,
        (SELECT pg_catalog.array_agg(ARRAY[o.kind, o.name, o.logical, o.shard]) FROM parlant_shard.object o
          WHERE o.topology = %(topology)s) AS managed,
-       (SELECT pg_catalog.array_agg(ARRAY[o.name, o.topology]) FROM parlant_shard.object o
+       (SELECT pg_catalog.array_agg(ARRAY[o.name, o.topology, o.kind]) FROM parlant_shard.object o
          WHERE o.topology <> %(topology)s) AS of_other_topologies,
        (SELECT pg_catalog.array_agg(ARRAY[p.workspace_id, p.shard, p.state]) FROM parlant_shard.placement p
          WHERE p.topology = %(topology)s) AS placements,
