@@ -342,8 +342,10 @@ ROWS = "COPY carries rows, a DDL file holds definitions only"
         ),
         ("TRUNCATE a", "PS206", 1, f"TRUNCATE {NOTHING}", DATA),
         ("SELECT pg_catalog.setval('s', 1)", "PS206", 1, f"SELECT {NOTHING}", DATA),
+        ("SELECT set_config('search_path', x, false)", "PS206", 1, f"SELECT {NOTHING}", DATA),
+        ("SELECT set_config('a.b', '', f())", "PS206", 1, f"SELECT {NOTHING}", DATA),
         (
-            "SELECT set_config('search_path', x, false) FROM y",
+            "SELECT set_config('search_path', '', false) FROM y",
             "PS206",
             1,
             f"SELECT {NOTHING}",
@@ -555,7 +557,7 @@ def test_schemas() -> None:
         CREATE TABLE one (id int);
         CREATE TABLE app.two (id int);
         CREATE SCHEMA app CREATE TABLE app.six (id int);
-        SET search_path TO app, public;
+        SET search_path TO "$user", pg_catalog, app, public;
         CREATE TABLE three (id int REFERENCES two, x int REFERENCES public.one);
         SELECT pg_catalog.set_config('search_path', '', false);
         CREATE TABLE lost (id int);

@@ -395,8 +395,6 @@ def _set_config(select: Any) -> tuple[str, str] | None:
     filled = {descriptor.name for descriptor, _ in select.ListFields()}
     if not filled <= {"target_list", "limit_option", "op"} or len(select.target_list) != 1:
         return None
-    if select.op != pb.SETOP_NONE:
-        return None
     value = select.target_list[0].res_target.val
     if value.WhichOneof("node") != "func_call":
         return None

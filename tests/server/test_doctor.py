@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import socket
 import struct
@@ -97,9 +98,8 @@ def only(report: Report, check: str, severity: str) -> Finding:
 @pytest.fixture
 def role(clusters: Clusters) -> Iterator[str]:
     """Give the name of a role without any privilege, with a password; it is dropped afterwards."""
-    name = "dr_nobody"
+    name = f"nobody_{secrets.token_hex(4)}"
     with clusters.get(0).connect() as connection:
-        connection.execute(f"DROP ROLE IF EXISTS {name}")
         connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'Geheim-4711'")
     yield name
     clusters.drop_databases()
@@ -332,6 +332,8 @@ def test_peer_without_a_password(
 ) -> None:
     first, second = make_databases(2, clusters=1)
     seen = observed(lay(login(first, role), login(second, role)))
+    for name, server in seen.servers.items():  # whatever the test server's pg_hba.conf says
+        seen = change(seen, name, link=replace(server.link, trusted=False))
     assert not [f for f in judged(seen) if f.check == "peer"]
     bare = change(seen, "east", peer=replace(seen.servers["east"].peer, password=None))
     finding = next(f for f in judged(bare) if f.check == "peer")
@@ -444,7 +446,7 @@ def test_long_transactions(lay: Lay, database: str, monkeypatch: pytest.MonkeyPa
         idle.execute("SELECT 'somebody''s data'")
         idle.execute("SELECT pg_sleep(0.3)")
         finding = only(doctor(lay(database)), "long-transactions", "warning")
-    assert finding.object == f"pid {idle.info.backend_pid}"
+        assert finding.object == f"pid {idle.info.backend_pid}"
     assert "sleeper, idle in transaction" in finding.detail
     assert "somebody" not in finding.detail
 
@@ -545,6 +547,8 @@ def test_limits_of_replication(
     lay: Lay, make_databases: MakeDatabases, observed: Callable[[Topology], Observed]
 ) -> None:
     seen = observed(lay(*make_databases(2, clusters=1), extra=REFERENCE, ddl=DDL + PLAN))
+    idle = {"senders": 0, "origins": 0, "workers": 0}
+    seen = with_rows(seen, "east", replication_load=(idle,))  # others may use the test server
     assert not [f for f in judged(seen) if f.check == "reference-tables" and f.severity == "error"]
     for server, setting, value, severity in (
         ("core", "wal_level", "replica", "error"),
@@ -1025,7 +1029,7 @@ DROP TABLE live;
     with psycopg.connect(database) as alive:
         tried = attempt(lay, database, tmp_path, text)
         alive.execute("SELECT 1")
-    assert [t.tried for t in tried] == [False, False, False, False, True, True, True, False, False, False, True]  # fmt: skip
+    assert [t.tried for t in tried] == [False] * 4 + [True] * 3 + [False] * 3 + [True]
     assert tried[-1].ok is False  # the live table is in another database
     assert "Geheim" not in str(tried)
     assert run(database, "SELECT a FROM live") == [(1,)]
@@ -1069,6 +1073,9 @@ def test_a_file_that_is_none(lay: Lay, database: str, tmp_path: Path) -> None:
         doctor(lay(database), tmp_path / "latin.sql")
 
 
+ATOMIC = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; END"
+
+
 @pytest.mark.parametrize(
     ("text", "pieces"),
     [
@@ -1078,10 +1085,7 @@ def test_a_file_that_is_none(lay: Lay, database: str, tmp_path: Path) -> None:
         ("SELECT 1", [(1, "SELECT 1")]),
         ("SELECT 'é;';\nSELECT 2;", [(1, "SELECT 'é;'"), (2, "SELECT 2")]),
         ("/* ; */ SELECT 1; -- ;\nSELECT 2", [(1, "SELECT 1"), (2, "SELECT 2")]),
-        (
-            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; END; SELECT 2",
-            [(1, "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; END"), (1, "SELECT 2")],
-        ),
+        (f"{ATOMIC}; SELECT 2", [(1, ATOMIC), (1, "SELECT 2")]),
         (
             "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2); SELECT 3",
             [(1, "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)"), (1, "SELECT 3")],
@@ -1089,7 +1093,7 @@ def test_a_file_that_is_none(lay: Lay, database: str, tmp_path: Path) -> None:
         ("\\echo it's\nSELECT 1;\n\\q", [(1, "\\echo it's"), (2, "SELECT 1"), (3, "\\q")]),
         ("SELECT é, 'open;\nSELECT 2;", [(1, "SELECT é, 'open"), (2, "SELECT 2")]),
         ("SELECT 'open", [(1, "SELECT 'open")]),
-        ('SELECT 1; SELECT "open;\n SELECT 3', [(1, "SELECT 1"), (1, 'SELECT "open'), (2, "SELECT 3")]),
+        ('SELECT 1; SELECT "open;\n SELECT', [(1, "SELECT 1"), (1, 'SELECT "open'), (2, "SELECT")]),
     ],
 )  # fmt: skip
 def test_split(text: str, pieces: list[tuple[int, str]]) -> None:

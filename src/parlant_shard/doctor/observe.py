@@ -324,15 +324,17 @@ def _run(connection: psycopg.Connection[Any], statement: bytes) -> bytes | None:
     pgconn.send_query(statement)
     pgconn.flush()
     deadline = time.monotonic() + _PATIENCE
-    while pgconn.is_busy():
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([pgconn.socket], [], [], left)[0]:
-            return None
-        pgconn.consume_input()
     value = None
-    while (result := pgconn.get_result()) is not None:
-        if result.status not in {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}:
-            raise psycopg.OperationalError("the statement failed")
+    while True:
+        while pgconn.is_busy():  # else reading a result would wait without end
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pgconn.socket], [], [], left)[0]:
+                return None
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return value
         if result.status == ExecStatus.TUPLES_OK:
             value = result.get_value(0, 0)
-    return value
+        elif result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.OperationalError("the statement failed")

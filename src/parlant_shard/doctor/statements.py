@@ -18,6 +18,7 @@ from typing import Any
 import postgast
 import psycopg
 from postgast import pg_query_pb2 as pb
+from psycopg import generators
 from psycopg.pq import ExecStatus
 
 from parlant_shard import db, planner, scratch
@@ -41,6 +42,8 @@ _ANALYSED = frozenset(
         "update_stmt",
     }
 )  # fmt: skip
+# Of these, the planner is asked as well: it looks for the index of an ON CONFLICT, for one.
+_PLANNED = frozenset({"delete_stmt", "insert_stmt", "merge_stmt", "select_stmt", "update_stmt"})
 # Executed beside what `read_statements` lets through: they touch the scratch database alone.
 _EXECUTED = frozenset(
     {
@@ -362,7 +365,7 @@ class _Trial:
         if kind == "do_stmt" and _REACHES_OUT.search(piece.text):
             return _not_tried(result, "the block can reach outside the scratch database")
         if kind in _ANALYSED and not kept:
-            error = self._attempt(piece.text, analyse=True)
+            error = self._attempt(piece.text, analyse=True) or self._plan(piece.text, kind)
             return result if error is None else self._rejected(result, piece, error)
         error = self._attempt(_without_data(piece.text, kind, node), analyse=False)
         if error is None:
@@ -404,8 +407,9 @@ class _Trial:
             return _not_tried(result, "this server reads it, but newer ones do not")
         numbered = _numbered(piece.text)
         if numbered is not None:
-            placeholder = self._attempt(numbered, analyse=True)
             node = _parse(numbered)
+            kind = "" if node is None else str(node.WhichOneof("node"))
+            placeholder = self._attempt(numbered, analyse=True) or self._plan(numbered, kind)
             if node is not None and placeholder is None:
                 return replace(result, message="tried with $1 in the place of ?, and so on")
             if placeholder is not None:
@@ -426,6 +430,16 @@ class _Trial:
             return error
         return None
 
+    def _plan(self, statement: str, kind: str) -> psycopg.Error | None:
+        """Let the planner look at a query that was analysed. Parameters need 16 for that."""
+        if kind not in _PLANNED:
+            return None
+        if self.connection.info.server_version >= 160_000:
+            return self._attempt(f"EXPLAIN (GENERIC_PLAN) {statement}", analyse=False)
+        if any(token.token == pb.PARAM for token in postgast.scan(statement).tokens):
+            return None
+        return self._attempt(f"EXPLAIN {statement}", analyse=False)
+
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
         if self.block is None:
@@ -440,9 +454,12 @@ class _Trial:
             raise
 
     def _analyse(self, statement: str) -> None:
-        result = self.connection.pgconn.prepare(b"", statement.encode())
-        if result.status != ExecStatus.COMMAND_OK:
-            raise psycopg.errors.error_from_result(result)
+        """Let the server parse and analyse a statement, by the protocol's Parse alone."""
+        pgconn = self.connection.pgconn
+        pgconn.send_prepare(b"", statement.encode())
+        for result in self.connection.wait(generators.execute(pgconn)):
+            if result.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(result)
 
     # --- bodies of functions ---
 

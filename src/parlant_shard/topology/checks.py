@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 import postgast
-from postgast import pg_query_pb2 as pb
 from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard.ddlfile import DeclaredTable
@@ -314,9 +313,7 @@ def _is_expression(text: str) -> bool:
         return False
     select = statements[0].stmt.select_stmt
     filled = {descriptor.name for descriptor, _ in select.ListFields()}
-    return select.op == pb.SETOP_NONE and filled <= {
-        "target_list", "where_clause", "limit_option", "op"
-    }  # fmt: skip
+    return filled <= {"target_list", "where_clause", "limit_option", "op"}
 
 
 def _rule(path: Path, rule: Rule) -> Iterator[Problem]:
