@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 
 from servers import MAX_CLUSTERS, Clusters, provide
 
-
 # Two cores are shared by servers and tests: how long one example takes says nothing here.
 settings.register_profile(
     "suite",

@@ -61,7 +61,13 @@ CHANGES: list[c.Change] = [
 def test_a_plan_travels_as_json() -> None:
     steps = build(CHANGES, target())
     plan = Plan(
-        topology="t", file="t.yaml", sha256="0", fingerprint="1", steps=steps, notices=("n",)
+        topology="t",
+        file="t.yaml",
+        sha256="0",
+        schema_sha256="2",
+        fingerprint="1",
+        steps=steps,
+        notices=("n",),
     )
     text = json.dumps(plan.to_json())
     assert Plan.from_json(json.loads(text)) == plan

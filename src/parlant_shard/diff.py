@@ -24,7 +24,7 @@ from parlant_shard.catalog import (
     View,
 )
 from parlant_shard.errors import SchemaError
-from parlant_shard.names import leaf_item, suffixed
+from parlant_shard.names import brief, leaf_item, suffixed
 
 # Behind an object's name while its successor is built. A leftover of a killed run is known by it.
 NEW = "new"
@@ -53,7 +53,7 @@ def temporary(name: str) -> str:
 
 def not_null_proof(table: str, column: str) -> str:
     """The name of the CHECK that proves a column NOT NULL, until SET NOT NULL has used it."""
-    return suffixed(suffixed(table, column), "not_null")
+    return suffixed(table, f"{brief(column)}_not_null")
 
 
 def diff(

@@ -51,10 +51,15 @@ def leaf_item(leaf: str, parent: str, item: str, shard: str = "") -> str:
     part = item.removeprefix(f"{table}_")
     if shard:
         part = part.removesuffix(f"_{shard}")
-    if byte_length(part) > _LONGEST_PART:
-        head = part.encode()[: _LONGEST_PART - HASH_DIGITS - 1].decode(errors="ignore")
-        part = f"{head}_{sha256(part.encode()).hexdigest()[:HASH_DIGITS]}"
-    return suffixed(leaf, part)
+    return suffixed(leaf, brief(part))
+
+
+def brief(part: str) -> str:
+    """Return a name that is short enough to stand behind another, hashed where it is not."""
+    if byte_length(part) <= _LONGEST_PART:
+        return part
+    head = part.encode()[: _LONGEST_PART - HASH_DIGITS - 1].decode(errors="ignore")
+    return f"{head}_{sha256(part.encode()).hexdigest()[:HASH_DIGITS]}"
 
 
 def check_collisions(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -79,9 +79,10 @@ def plan_of(state: State) -> Plan:
         publication=publication_name(topology),
         slots=frozenset(subscription_name(topology, s) for s in servers),
     )
-    changes = diff(state.live, state.desired.catalogs, context)
-    preflight.check_rights(topology, state.live, state.facts, changes)
-    preflight.refuse_stranded_rows(topology, state.tenancy, state.live, changes)
+    live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
+    changes = diff(live, state.desired.catalogs, context)
+    preflight.check_rights(topology, live, state.facts, changes)
+    preflight.refuse_stranded_rows(topology, state.tenancy, live, changes)
     target = Target(
         topology=topology.name,
         namespace=topology.namespace,

@@ -7,13 +7,14 @@ for a reason that could have been seen before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import psycopg
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from parlant_shard import canonical, db
 from parlant_shard import changes as c
-from parlant_shard.catalog import Catalog, Facts, Relkind
+from parlant_shard.catalog import Catalog, Facts, Relkind, Table
 from parlant_shard.ddl import text
 from parlant_shard.diff import listed
 from parlant_shard.errors import PrivilegeError, SchemaError, ShardError, TopologyError
@@ -226,6 +227,55 @@ def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -
                 code="PS233",
                 hint=f"CREATE ROLE {canonical.quote(role)}",
             )
+
+
+# --- tables that only look as if they had rows ----------------------------------------------------
+
+
+def without_empty_pages(
+    topology: Topology, live: Mapping[str, Catalog], desired: Mapping[str, Catalog]
+) -> dict[str, Catalog]:
+    """Return the live catalogues with `populated` made exact for tables that would go or change.
+
+    A table keeps its pages after a DELETE. Asking every table for a row would cost a plan dearly;
+    only those are asked that this plan may drop or replace.
+    """
+    found = {}
+    for server, catalog in live.items():
+        wanted = desired[server].tables
+        roots = {
+            name
+            for kind, name in catalog.managed
+            if kind == "table" and name in catalog.tables and _is_replaced(catalog, wanted, name)
+        }
+        asked = [
+            t
+            for t in catalog.tables.values()
+            if t.populated and (t.name in roots or t.parent in roots)
+        ]
+        if not asked:
+            found[server] = catalog
+            continue
+        tables = dict(catalog.tables)
+        with db.session(topology, server, doing="looking for rows") as connection:
+            for table in asked:
+                row = connection.execute(
+                    SQL("SELECT EXISTS (SELECT FROM {}) AS filled").format(
+                        Identifier(topology.namespace, table.name)
+                    )
+                ).fetchone()
+                tables[table.name] = replace(table, populated=bool(row and row["filled"]))
+        found[server] = replace(catalog, tables=tables)
+    return found
+
+
+def _is_replaced(catalog: Catalog, wanted: Mapping[str, Table], name: str) -> bool:
+    table, successor = catalog.tables[name], wanted.get(name)
+    return successor is None or (table.kind, table.partition_by, table.foreign) != (
+        successor.kind,
+        successor.partition_by,
+        successor.foreign,
+    )
 
 
 # --- rows that would be stranded ------------------------------------------------------------------

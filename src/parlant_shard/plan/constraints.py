@@ -241,7 +241,9 @@ class Constraints(Builder):
             return
         partitioned = table.kind is Relkind.PARTITIONED
         for target in change.leaves if partitioned else (table,):
-            existing = named(target.foreign_keys, fk.name) if partitioned else None
+            # An inherited one goes with the parent's, which this plan replaces.
+            own = [x for x in target.foreign_keys if not x.inherited]
+            existing = named(own, fk.name) if partitioned else None
             if existing is not None and replace(existing, valid=True, inherited=False) != fk:
                 yield self._on(
                     change,

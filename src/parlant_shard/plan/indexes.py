@@ -96,7 +96,12 @@ class Indexes(Builder):
                 if attached
                 else leaf_item(leaf.name, table.name, index.name, change.shard)
             )
-            built = next((i for i in leaf.indexes if i.name == name), None)
+            built = next((i for i in leaf.indexes if i.name == name), None) or next(
+                # Any that does the same will do: the name of a partition's index means nothing.
+                (i for i in leaf.indexes if not i.parent and i.valid and same_index(i, index)),
+                None,
+            )
+            name = built.name if built else name
             if built is not None and not (built.valid and same_index(built, index)):
                 yield self._dropped_index(replace(change, table=leaf), built, c.Why.LEFTOVER)
                 built = None
