@@ -129,6 +129,7 @@ class AddColumn(OnTable):
     column: Column
     leaves: tuple[Table, ...] = ()
     begun: bool = False  # it is there, with old rows still to be filled
+    proved: bool = False  # it is NOT NULL already
     checks: tuple[Check, ...] = ()  # the table's live checks, where it was begun
 
 
@@ -197,6 +198,7 @@ class CreateIndex(OnTable):
 
     index: Index
     exists: bool = False  # partitioned: the parent's index is there, INVALID
+    successor: bool = False  # takes another one's name later
     leaves: tuple[Table, ...] = ()
 
 

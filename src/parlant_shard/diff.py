@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from parlant_shard import canonical
 from parlant_shard import changes as c
@@ -368,9 +369,9 @@ def _table(
 
 
 def _columns(
-    on: dict[str, object], live: Table, table: Table, catalog: Catalog, leaves: tuple[Table, ...]
+    on: dict[str, Any], live: Table, table: Table, catalog: Catalog, leaves: tuple[Table, ...]
 ) -> Iterator[c.Change]:
-    add = partial(c.AddColumn, **on)  # type: ignore[arg-type]  # the same three keywords everywhere
+    add = partial(c.AddColumn, **on)
     viewed = any(table.name in view.sources for view in catalog.views.values())
     existing = {column.name: column for column in live.columns}
     for column in table.columns:
@@ -378,15 +379,17 @@ def _columns(
         if old is None:
             yield add(column=column, leaves=leaves)
         elif old.comment == FILLING:
-            yield add(column=column, leaves=leaves, begun=True, checks=live.checks)
+            yield add(
+                column=column, leaves=leaves, begun=True, proved=old.not_null, checks=live.checks
+            )
         elif old != column:
             yield from _altered(on, old, column, leaves, viewed, live.checks)
     for old in existing.values():
-        yield c.DropColumn(**on, column=old)  # type: ignore[arg-type]
+        yield c.DropColumn(**on, column=old)
 
 
 def _altered(
-    on: dict[str, object],
+    on: dict[str, Any],
     old: Column,
     new: Column,
     leaves: tuple[Table, ...],
@@ -403,7 +406,7 @@ def _altered(
             hint="add a column of another name with the new expression, then drop this one",
         )
     yield c.AlterColumn(
-        **on,  # type: ignore[arg-type]
+        **on,
         old=old,
         new=new,
         leaves=leaves,
@@ -413,7 +416,7 @@ def _altered(
 
 
 def _checks(
-    on: dict[str, object], live: Table, table: Table, leaves: tuple[Table, ...]
+    on: dict[str, Any], live: Table, table: Table, leaves: tuple[Table, ...]
 ) -> Iterator[c.Change]:
     existing = {check.name: check for check in live.checks}
     foreign = table.kind is Relkind.FOREIGN
@@ -426,7 +429,7 @@ def _checks(
         for target, found in ((table, left), *((x, _check_named(x, name)) for x in leaves)):
             if found is not None and not found.inherited and not due:
                 yield c.DropConstraint(
-                    **{**on, "table": target},  # type: ignore[arg-type]
+                    **{**on, "table": target},
                     name=name,
                     why=c.Why.LEFTOVER,
                 )
@@ -435,18 +438,18 @@ def _checks(
         begun = existing.pop(temporary(check.name), None)
         if old is not None and old.definition == check.definition:
             if begun is not None:
-                yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+                yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)
             if not old.valid and not foreign:
                 yield from _validate_check(on, old, leaves)
             continue
         if begun is not None and begun.definition != check.definition:
-            yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)
             begun = None
         if old is None and begun is None:
-            yield c.AddCheck(**on, check=check, leaves=leaves)  # type: ignore[arg-type]
+            yield c.AddCheck(**on, check=check, leaves=leaves)
         else:
             yield c.SwapCheck(
-                **on,  # type: ignore[arg-type]
+                **on,
                 old=old or check,
                 new=check,
                 begun=begun,
@@ -455,7 +458,7 @@ def _checks(
             )
     for old in existing.values():
         if not old.inherited:
-            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)
 
 
 def _check_named(table: Table, name: str) -> Check | None:
@@ -463,12 +466,12 @@ def _check_named(table: Table, name: str) -> Check | None:
 
 
 def _validate_check(
-    on: dict[str, object], check: Check, leaves: tuple[Table, ...]
+    on: dict[str, Any], check: Check, leaves: tuple[Table, ...]
 ) -> Iterator[c.Change]:
     for leaf in leaves:
         if any(x.name == check.name and not x.valid for x in leaf.checks):
-            yield c.ValidateConstraint(**{**on, "table": leaf}, name=check.name)  # type: ignore[arg-type]
-    yield c.ValidateConstraint(**on, name=check.name)  # type: ignore[arg-type]
+            yield c.ValidateConstraint(**{**on, "table": leaf}, name=check.name)
+    yield c.ValidateConstraint(**on, name=check.name)
 
 
 def narrows(old: Check, new: Check) -> bool:
@@ -491,36 +494,36 @@ def _array(text: str) -> list[str]:
     return [plain or re.sub(r"\\(.)", r"\1", quoted) for quoted, plain in items]
 
 
-def _keys(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
+def _keys(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
     existing = {key.name: key for key in live.keys}
     for key in table.keys:
         old = existing.pop(key.name, None)
         if old is not None and old.definition == key.definition:
             continue
         if old is not None:
-            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)  # type: ignore[arg-type]
-        yield c.AddKey(**on, key=key, index=_index_named(live, key.name))  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)
+        yield c.AddKey(**on, key=key, index=_index_named(live, key.name))
     for old in existing.values():
         if not old.inherited:
-            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)
 
 
 def _foreign_keys(
-    on: dict[str, object], live: Table, table: Table, leaves: tuple[Table, ...]
+    on: dict[str, Any], live: Table, table: Table, leaves: tuple[Table, ...]
 ) -> Iterator[c.Change]:
     existing = {fk.name: fk for fk in live.foreign_keys}
     for fk in table.foreign_keys:
         old = existing.pop(fk.name, None)
         if old is not None and replace(old, valid=True, inherited=False) == fk:
             if not old.valid:
-                yield c.ValidateConstraint(**on, name=fk.name)  # type: ignore[arg-type]
+                yield c.ValidateConstraint(**on, name=fk.name)
             continue
         if old is not None:
-            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)  # type: ignore[arg-type]
-        yield c.AddForeignKey(**on, foreign_key=fk, leaves=leaves)  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REPLACED)
+        yield c.AddForeignKey(**on, foreign_key=fk, leaves=leaves)
     for old in existing.values():
         if not old.inherited:
-            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)  # type: ignore[arg-type]
+            yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)
 
 
 def _index_named(table: Table, name: str) -> Index | None:
@@ -543,7 +546,7 @@ def same_index(live: Index, desired: Index) -> bool:
 
 
 def _indexes(
-    on: dict[str, object],
+    on: dict[str, Any],
     live: Table,
     table: Table,
     leaves: tuple[Table, ...],
@@ -558,35 +561,42 @@ def _indexes(
         begun = existing.pop(temporary(index.name), None)
         if old is not None and same_index(old, index):
             if begun is not None:
-                yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+                yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)
             if partitioned:
                 yield from _partitioned_index(on, old, index, leaves, live_leaves)
             elif not old.valid:
-                yield c.DropIndex(**on, index=old, why=c.Why.REBUILT)  # type: ignore[arg-type]
-                yield c.CreateIndex(**on, index=index)  # type: ignore[arg-type]
+                yield c.DropIndex(**on, index=old, why=c.Why.REBUILT)
+                yield c.CreateIndex(**on, index=index)
             if old.comment != index.comment:
-                yield c.CommentIndex(**on, index=index)  # type: ignore[arg-type]
+                yield c.CommentIndex(**on, index=index)
             continue
         if old is None and begun is None:
-            yield c.CreateIndex(**on, index=index, leaves=live_leaves)  # type: ignore[arg-type]
+            yield c.CreateIndex(**on, index=index, leaves=live_leaves)
             continue
         successor = replace(index, name=temporary(index.name))
         standing = live_leaves
+        if partitioned:
+            # An earlier replacement died before its last renames: finish them, the names are
+            # needed again.
+            standing = tuple(_with_final_name(table, x, index.name, on) for x in live_leaves)
+            for before, after in zip(live_leaves, standing, strict=True):
+                if before != after:
+                    yield from _leaf_rename(on, table, before, index.name)
         if begun is not None and not same_index(begun, index):
-            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)
             # Its partitions' indexes go with it.
-            standing = tuple(_without_index(leaf, begun.name) for leaf in live_leaves)
+            standing = tuple(_without_index(leaf, begun.name) for leaf in standing)
             begun = None
         if begun is None:
-            yield c.CreateIndex(**on, index=successor, leaves=standing)  # type: ignore[arg-type]
+            yield c.CreateIndex(**on, index=successor, successor=True, leaves=standing)
         elif partitioned:
-            yield from _partitioned_index(on, begun, successor, leaves, live_leaves)
+            yield from _partitioned_index(on, begun, successor, leaves, live_leaves, successor=True)
         elif not begun.valid:
-            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
-            yield c.CreateIndex(**on, index=successor)  # type: ignore[arg-type]
+            yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)
+            yield c.CreateIndex(**on, index=successor)
         if old is not None:
-            yield c.DropIndex(**on, index=old, why=c.Why.REPLACED)  # type: ignore[arg-type]
-        yield c.RenameIndex(**on, old=successor.name, new=index.name)  # type: ignore[arg-type]
+            yield c.DropIndex(**on, index=old, why=c.Why.REPLACED)
+        yield c.RenameIndex(**on, old=successor.name, new=index.name)
         if partitioned:
             for leaf in live_leaves:
                 yield from _leaf_rename(on, table, leaf, index.name)
@@ -595,29 +605,46 @@ def _indexes(
             continue
         leftover = not old.valid or _LEFTOVER.search(old.name)
         why = c.Why.LEFTOVER if leftover else c.Why.REMOVED
-        yield c.DropIndex(**on, index=old, why=why)  # type: ignore[arg-type]
+        yield c.DropIndex(**on, index=old, why=why)
 
 
 def _without_index(leaf: Table, parent: str) -> Table:
     return replace(leaf, indexes=tuple(i for i in leaf.indexes if i.parent != parent))
 
 
-def _leaf_rename(
-    on: dict[str, object], parent: Table, leaf: Table, index: str
-) -> Iterator[c.Change]:
+def _with_final_name(parent: Table, leaf: Table, index: str, on: dict[str, Any]) -> Table:
+    shard = str(on["shard"])
+    old = leaf_item(leaf.name, parent.name, temporary(index), shard)
+    new = leaf_item(leaf.name, parent.name, index, shard)
+    return replace(
+        leaf,
+        indexes=tuple(
+            replace(i, name=new) if (i.name, i.parent) == (old, index) else i for i in leaf.indexes
+        ),
+    )
+
+
+def _leaf_rename(on: dict[str, Any], parent: Table, leaf: Table, index: str) -> Iterator[c.Change]:
     """The index of a partition follows its parent's name."""
     shard = str(on["shard"])
     old = leaf_item(leaf.name, parent.name, temporary(index), shard)
     new = leaf_item(leaf.name, parent.name, index, shard)
-    yield c.RenameIndex(**{**on, "table": leaf}, old=old, new=new)  # type: ignore[arg-type]
+    here = {**on, "table": leaf}
+    stale = _index_named(leaf, new)
+    if stale is not None and stale.parent is None:
+        # Built for an earlier definition, and never attached.
+        yield c.DropIndex(**here, index=stale, why=c.Why.LEFTOVER)
+    yield c.RenameIndex(**here, old=old, new=new)
 
 
 def _partitioned_index(
-    on: dict[str, object],
+    on: dict[str, Any],
     old: Index,
     index: Index,
     leaves: tuple[Table, ...],
     live_leaves: tuple[Table, ...],
+    *,
+    successor: bool = False,
 ) -> Iterator[c.Change]:
     """Every existing partition has a valid, attached index, and the parent's is valid."""
     lacking = []
@@ -626,18 +653,22 @@ def _partitioned_index(
         if attached is None:
             lacking.append(leaf)
         elif not attached.valid:
-            yield c.ReindexAttached(**{**on, "table": leaf}, index=attached)  # type: ignore[arg-type]
+            yield c.ReindexAttached(**{**on, "table": leaf}, index=attached)
     if lacking:
-        yield c.CreateIndex(**on, index=index, exists=True, leaves=tuple(lacking))  # type: ignore[arg-type]
+        yield c.CreateIndex(
+            **on, index=index, exists=True, successor=successor, leaves=tuple(lacking)
+        )
     elif not old.valid and all(
         any(i.parent == index.name and i.valid for i in leaf.indexes) for leaf in live_leaves
     ):
         # All partitions are fine, the parent is not: attaching one of them again validates it.
-        yield c.CreateIndex(**on, index=index, exists=True, leaves=live_leaves[:1])  # type: ignore[arg-type]
+        yield c.CreateIndex(
+            **on, index=index, exists=True, successor=successor, leaves=live_leaves[:1]
+        )
 
 
 def _leaf_leftovers(
-    on: dict[str, object], live: Table, table: Table, leaf: Table
+    on: dict[str, Any], live: Table, table: Table, leaf: Table
 ) -> Iterator[c.Change]:
     """Constraints that a run put on a partition ahead of its parent, for what is no longer wanted.
 
@@ -655,7 +686,7 @@ def _leaf_leftovers(
     for check in leaf.checks:
         if check.name in ours - due and not check.inherited:
             yield c.DropConstraint(
-                **{**on, "table": leaf},  # type: ignore[arg-type]
+                **{**on, "table": leaf},
                 name=check.name,
                 why=c.Why.LEFTOVER,
             )
@@ -663,7 +694,7 @@ def _leaf_leftovers(
     for fk in leaf.foreign_keys:
         if not fk.inherited and fk.name not in wanted and fk.name.endswith(f"_{on['shard']}"):
             yield c.DropConstraint(
-                **{**on, "table": leaf},  # type: ignore[arg-type]
+                **{**on, "table": leaf},
                 name=fk.name,
                 why=c.Why.LEFTOVER,
             )
@@ -684,7 +715,7 @@ def _leaf_keys(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.
 
 def _leaf(server: str, shard: str, live: Table, leaf: Table, parent: Table) -> Iterator[c.Change]:
     """Compare what a partition has by itself; the rest it inherits."""
-    on: dict[str, object] = {"server": server, "table": leaf, "shard": shard}
+    on: dict[str, Any] = {"server": server, "table": leaf, "shard": shard}
     spare = {i.name: i for i in live.indexes if i.parent is None}
     for key in leaf.keys:
         spare.pop(key.name, None)
@@ -699,43 +730,43 @@ def _leaf(server: str, shard: str, live: Table, leaf: Table, parent: Table) -> I
             continue
         match = next((i for i in spare.values() if same_index(i, index)), None)
         if match is None:
-            yield c.CreateIndex(**on, index=index)  # type: ignore[arg-type]
+            yield c.CreateIndex(**on, index=index)
             continue
         spare.pop(match.name)
         if not match.valid:
-            yield c.DropIndex(**on, index=match, why=c.Why.REBUILT)  # type: ignore[arg-type]
-            yield c.CreateIndex(**on, index=replace(index, name=match.name))  # type: ignore[arg-type]
+            yield c.DropIndex(**on, index=match, why=c.Why.REBUILT)
+            yield c.CreateIndex(**on, index=replace(index, name=match.name))
     for old in spare.values():
         if not old.valid or _LEFTOVER.search(old.name):
-            yield c.DropIndex(**on, index=old, why=c.Why.LEFTOVER)  # type: ignore[arg-type]
+            yield c.DropIndex(**on, index=old, why=c.Why.LEFTOVER)
         # A valid one may belong to a window that has passed: `maintain` retires it.
     yield from _properties(on, live, leaf)
 
 
-def _triggers_and_policies(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
+def _triggers_and_policies(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
     triggers = {t.name: t for t in live.triggers}
     for trigger in table.triggers:
         old = triggers.pop(trigger.name, None)
         if old != trigger:
-            yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)  # type: ignore[arg-type]
+            yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)
     for name, trigger in triggers.items():
         if not name.startswith("parlant_shard_") or name in _OUR_TRIGGERS:
-            yield c.DropTrigger(**on, trigger=trigger)  # type: ignore[arg-type]
+            yield c.DropTrigger(**on, trigger=trigger)
     policies = {p.name: p for p in live.policies}
     for policy in table.policies:
         old_policy = policies.pop(policy.name, None)
         if old_policy != policy:
-            yield c.SetPolicy(**on, policy=policy, exists=old_policy is not None)  # type: ignore[arg-type]
+            yield c.SetPolicy(**on, policy=policy, exists=old_policy is not None)
     for name, policy in policies.items():
         if not name.startswith("parlant_shard_"):
-            yield c.DropPolicy(**on, policy=policy)  # type: ignore[arg-type]
+            yield c.DropPolicy(**on, policy=policy)
 
 
-def _properties(on: dict[str, object], live: Table, table: Table) -> Iterator[c.Change]:
+def _properties(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
     # Privileges that the schema does not name stay: applications are granted theirs by hand.
     missing = tuple(g for g in table.grants if g not in live.grants)
     if missing:
-        yield c.AddGrants(**on, grants=missing)  # type: ignore[arg-type]
+        yield c.AddGrants(**on, grants=missing)
     for aspect, differs in (
         (c.Aspect.COMMENT, live.comment != table.comment),
         (c.Aspect.OPTIONS, live.options != table.options),
@@ -749,7 +780,7 @@ def _properties(on: dict[str, object], live: Table, table: Table) -> Iterator[c.
         (c.Aspect.PERSISTENCE, live.unlogged != table.unlogged),
     ):
         if differs:
-            yield c.AlterTable(**on, aspect=aspect, live=live)  # type: ignore[arg-type]
+            yield c.AlterTable(**on, aspect=aspect, live=live)
 
 
 # --- federation, replication, placement -----------------------------------------------------------

@@ -116,7 +116,7 @@ VERSIONS: Mapping[str, tuple[str, str, str, int]] = {
         .replace("(score DESC, name)", "(name, score)"),
         "[ws1, ws2]",
         "[acme, globex]",
-        1,
+        2,  # as many as "edit": partitions that are premade already stay
     ),
 }
 
@@ -926,9 +926,8 @@ def test_stopped_holder_loses_the_lock(
         steps = journaled(scene)
     finally:
         stopped.send_signal(signal.SIGCONT)
-    assert stopped.stderr is not None
-    said = stopped.stderr.read()
-    assert stopped.wait(60) != 0
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode != 0
     assert "ShardError" in said or "parlant_shard.errors" in said, said
     assert journaled(scene) == steps
     assert scene.snapshot() == before

@@ -104,7 +104,7 @@ class Columns(Builder):
             lock=Lock.ROW_EXCLUSIVE,
             hazards=(Hazard.FULL_SCAN,),
         )
-        if column.not_null:
+        if column.not_null and not change.proved:
             yield from self._set_not_null(change, column.name, change.leaves, change.checks)
         yield self._on(
             change,

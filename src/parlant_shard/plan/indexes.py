@@ -98,7 +98,11 @@ class Indexes(Builder):
             )
             built = next((i for i in leaf.indexes if i.name == name), None) or next(
                 # Any that does the same will do: the name of a partition's index means nothing.
-                (i for i in leaf.indexes if not i.parent and i.valid and same_index(i, index)),
+                (
+                    i
+                    for i in leaf.indexes
+                    if not (i.parent or change.successor) and i.valid and same_index(i, index)
+                ),
                 None,
             )
             name = built.name if built else name
