@@ -1,4 +1,4 @@
-"""`make bench`: print a table of measurements, each with what it is compared with in the same run."""
+"""`make bench`: a table of measurements, each beside what it is compared with in the same run."""
 
 from __future__ import annotations
 

@@ -360,9 +360,10 @@ def _table(
     yield from _indexes(on, live, table, leaves, existing)
     yield from _triggers_and_policies(on, live, table)
     yield from _properties(on, live, table)
+    windowed = {i.definition for leaf in leaves for i in leaf.indexes if i.window}
     for leaf in leaves:
         if leaf.name in by_name:
-            yield from _leaf(server, managed.shard, by_name[leaf.name], leaf, table)
+            yield from _leaf(server, managed.shard, by_name[leaf.name], leaf, table, windowed)
             yield from _leaf_leftovers(on, live, table, by_name[leaf.name])
         else:
             yield c.CreatePartition(server=server, table=leaf, shard=managed.shard, parent=table)
@@ -683,8 +684,10 @@ def _leaf_leftovers(
             due.add(check.name)
         elif old is None or old.definition != check.definition:
             due.add(temporary(check.name))
+    suffix = f"_{on['shard']}"  # what every name of ours ends with
     for check in leaf.checks:
-        if check.name in ours - due and not check.inherited:
+        mine = check.name in ours or check.name.endswith(suffix)
+        if mine and check.name not in due and not check.inherited:
             yield c.DropConstraint(
                 **{**on, "table": leaf},
                 name=check.name,
@@ -692,7 +695,7 @@ def _leaf_leftovers(
             )
     wanted = {fk.name for fk in table.foreign_keys}
     for fk in leaf.foreign_keys:
-        if not fk.inherited and fk.name not in wanted and fk.name.endswith(f"_{on['shard']}"):
+        if not fk.inherited and fk.name not in wanted and fk.name.endswith(suffix):
             yield c.DropConstraint(
                 **{**on, "table": leaf},
                 name=fk.name,

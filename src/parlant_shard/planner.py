@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -181,8 +182,43 @@ def base_catalog(
         with _scratch(topology, found, major) as connection:
             return scratch.rebuild(connection, base, topology)
     statements = statements_of(topology)
-    with _scratch(topology, found, major) as connection:
-        return scratch.materialise(connection, statements, topology)
+    key = _materialised_as(topology, statements, found, major)
+    if key not in _materialised:
+        with _scratch(topology, found, major) as connection:
+            base = scratch.materialise(connection, statements, topology)
+        if len(_materialised) >= _KEPT:
+            _materialised.pop(next(iter(_materialised)))
+        _materialised[key] = base
+    return _materialised[key]
+
+
+# What a scratch database said, kept for the life of the process: the same statements on the same
+# server give the same catalogue, and a process that applies plans at least twice.
+_KEPT = 16
+_materialised: dict[str, Catalog] = {}
+
+
+def _materialised_as(
+    topology: Topology,
+    statements: tuple[Statement, ...],
+    found: Mapping[str, Facts],
+    major: int,
+) -> str:
+    server = scratch.scratch_server(topology, found, major)
+    about = found[server or topology.coordinator]
+    digest = hashlib.sha256()
+    for part in (
+        server or "embedded",
+        about.identity,
+        about.user,
+        str(about.version_num),
+        topology.namespace,
+        repr(sorted((n, repr(o)) for n, o in topology.indexes.items())),
+        repr(sorted((n, repr(o.partition)) for n, o in topology.tables.items())),
+        *(f"{s.file}:{s.line}:{s.text}" for s in statements),
+    ):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def _without_ours(catalog: Catalog) -> Catalog:

@@ -518,6 +518,13 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
 # --- every step boundary --------------------------------------------------------------------------
 
 
+def stride(moment: str) -> str:
+    """Return at which event of each attempt to kill: the first in a full run, else a later one."""
+    if FULL:
+        return "1" if moment == "done" else "2"
+    return "3" if moment == "done" else "5"
+
+
 @pytest.mark.parametrize("moment", ["done", "record"])
 def test_first_apply_killed_at_every_step(
     scene: Scene, direct: Callable[[str], dict[str, list[str]]], moment: str
@@ -525,8 +532,8 @@ def test_first_apply_killed_at_every_step(
     steps = len(scene.pending("first"))
     # 'done' of the first step: one step of progress each time. 'record' of the second: the same,
     # and that second one was about to commit.
-    kills = killed(scene, "first", moment, "1" if moment == "done" else "2")
-    assert kills >= steps // 2
+    kills = killed(scene, "first", moment, stride(moment))
+    assert kills >= steps // (2 if FULL else 8)
     scene.check("first")
     assert differences(scene.snapshot(), direct("first")) == []
 
@@ -538,8 +545,8 @@ def test_edit_killed_at_every_step(
     content = filled.content()
     steps = len(filled.pending("edit"))
     assert steps > 60
-    kills = killed(filled, "edit", moment, "1" if moment == "done" else "2")
-    assert kills >= steps // 3
+    kills = killed(filled, "edit", moment, stride(moment))
+    assert kills >= steps // (3 if FULL else 12)
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
 
@@ -553,7 +560,7 @@ def sample(version: str, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("moment", ["start", "record"])
-@pytest.mark.parametrize("number", sample("first", 3))
+@pytest.mark.parametrize("number", sample("first", 2))
 def test_first_apply_killed_once(
     scene: Scene, direct: Callable[[str], dict[str, list[str]]], number: int, moment: str
 ) -> None:
@@ -563,7 +570,7 @@ def test_first_apply_killed_once(
     assert differences(scene.snapshot(), direct("first")) == []
 
 
-@pytest.mark.parametrize("number", sample("edit", 6))
+@pytest.mark.parametrize("number", sample("edit", 3))
 def test_edit_killed_once(
     filled: Scene, direct: Callable[[str], dict[str, list[str]]], number: int
 ) -> None:
@@ -574,7 +581,7 @@ def test_edit_killed_once(
     assert differences(filled.snapshot(), direct("edit")) == []
 
 
-@pytest.mark.parametrize("number", sample("edit", 8))
+@pytest.mark.parametrize("number", sample("edit", 5))
 def test_change_of_mind_after_a_kill(
     filled: Scene, direct: Callable[[str], dict[str, list[str]]], number: int
 ) -> None:
@@ -633,7 +640,7 @@ def test_killed_at_random_moments(
     content = filled.content()
     chance = random.Random(4711)
     kills = 0
-    for _ in range(40 if FULL else 12):
+    for _ in range(40 if FULL else 10):
         process = start(filled, "edit")
         # Before the first report too: while it plans, and while it takes the lock.
         if chance.random() < 0.3:
@@ -719,7 +726,7 @@ def test_backends_terminated_at_random(
     finally:
         done.set()
         thread.join()
-    assert ended[0] >= 3
+    assert ended[0] >= 1
     run(filled, "edit")
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
