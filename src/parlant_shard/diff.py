@@ -7,7 +7,7 @@ is recognised by its temporary name and taken further, never begun twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -716,7 +716,14 @@ def _leaf_keys(server: str, shard: str, live: Table, leaf: Table) -> Iterator[c.
             )
 
 
-def _leaf(server: str, shard: str, live: Table, leaf: Table, parent: Table) -> Iterator[c.Change]:
+def _leaf(
+    server: str,
+    shard: str,
+    live: Table,
+    leaf: Table,
+    parent: Table,
+    windowed: Collection[str],
+) -> Iterator[c.Change]:
     """Compare what a partition has by itself; the rest it inherits."""
     on: dict[str, Any] = {"server": server, "table": leaf, "shard": shard}
     spare = {i.name: i for i in live.indexes if i.parent is None}
@@ -742,7 +749,14 @@ def _leaf(server: str, shard: str, live: Table, leaf: Table, parent: Table) -> I
     for old in spare.values():
         if not old.valid or _LEFTOVER.search(old.name):
             yield c.DropIndex(**on, index=old, why=c.Why.LEFTOVER)
-        # A valid one may belong to a window that has passed: `maintain` retires it.
+        elif (
+            old.name.startswith(f"{leaf.name}_")
+            and old.definition not in windowed
+            # What the parent's index lacks here is not built, this one is attached.
+            and not any(i.parent and same_index(old, i) for i in leaf.indexes)
+        ):
+            yield c.DropIndex(**on, index=old, why=c.Why.REMOVED)
+        # One of a window that has passed stays: `maintain` retires it.
     yield from _properties(on, live, leaf)
 
 

@@ -312,7 +312,8 @@ DESCRIBE = {
     "subscriptions": "SELECT concat_ws(' ', subname, subenabled, subslotname, subpublications) "
     "FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database "
     "WHERE datname = current_database())",
-    "subscribed": "SELECT concat_ws(' ', srrelid::regclass, srsubstate) FROM pg_subscription_rel",
+    "subscribed": "SELECT concat_ws(' ', srrelid::regclass, srsubstate IN ('r', 's')) "
+    "FROM pg_subscription_rel",
     "slots": "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database() "
     "AND NOT temporary",
     "objects": "SELECT concat_ws(' ', kind, name, logical, shard) FROM parlant_shard.object",
