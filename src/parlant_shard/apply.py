@@ -434,11 +434,16 @@ class _Run:
         return connection
 
     def _check_lock(self) -> None:
-        """Raise ApplyFailed (PS516) where the session that holds the lock is gone."""
+        """Raise ApplyFailed (PS516) where the session that holds the lock is gone.
+
+        Raises CannotConnect where it is gone because the coordinator is.
+        """
         try:
             self.lock.execute("SELECT 1")
         except psycopg.Error as error:
             self.stop.set()
+            with db.session(self.topology, self.topology.coordinator):
+                pass
             raise ApplyFailed(
                 f'the lock of topology "{self.topology.name}" was lost; another run may have taken '
                 "over",
@@ -447,10 +452,10 @@ class _Run:
             ) from error
 
     def _step(self, step: Step) -> None:
-        self._check_lock()
-        self.listener("start", step, "")
         began = time.monotonic()
         try:
+            self._check_lock()
+            self.listener("start", step, "")
             match step.kind:
                 case Kind.METADATA | Kind.VALIDATE:
                     self._transactional(step)

@@ -810,7 +810,7 @@ _RENAME = "RENAME TO …; or choose another shard name"
         ),
         pytest.param(
             ["CREATE TABLE other (a int)", "CREATE INDEX item_pkey_shard_1 ON other (a)"],
-            'the name "item_pkey_shard_1" is taken by a index of table "other" on server "core"',
+            'the name "item_pkey_shard_1" is taken by an index of table "other" on server "core"',
             f"ALTER INDEX item_pkey_shard_1 {_RENAME}",
             id="index",
         ),
