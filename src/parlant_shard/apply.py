@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -28,7 +28,6 @@ import psycopg
 from psycopg.sql import SQL
 
 from parlant_shard import canonical, db, journal
-from parlant_shard.catalog import fingerprint
 from parlant_shard.desired import Peer
 from parlant_shard.errors import (
     ApplyFailed,
@@ -73,13 +72,6 @@ class Outcome:
     done: int
     seconds: float
     resumed: bool = False
-
-
-@dataclass(slots=True)
-class _Shared:
-    """What the threads of a run share."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
 
 
 def application_name(topology: Topology) -> str:
@@ -696,4 +688,4 @@ def with_secret(step: Step, peers: dict[str, Peer] | Any) -> tuple[str, ...]:
     )
 
 
-__all__ = ["Outcome", "application_name", "apply", "fingerprint", "run_lock"]
+__all__ = ["Outcome", "application_name", "apply", "lock_is_free", "run_lock"]
