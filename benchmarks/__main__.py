@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.cluster import fresh, servers, topology
+from benchmarks.router import routed_queries, routing
 from parlant_shard.apply import apply
 from parlant_shard.planner import make_plan, read_servers
 from parlant_shard.render import table
@@ -241,12 +242,14 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 
 
 def main() -> int:
-    parts = {
-        f.__name__: f for f in (plan_and_apply, view_planning, check_price, fdw_options, waits)
-    }
+    found = (
+        *(plan_and_apply, view_planning, check_price, fdw_options, waits),
+        *(routing, routed_queries),
+    )
+    parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as home, servers("core", "east") as dsns:
+    with tempfile.TemporaryDirectory() as home, servers("core", "east", "west") as dsns:
         for name in wanted:
             print(f"{name} ...", file=sys.stderr)
             rows += parts[name](dsns, Path(home))

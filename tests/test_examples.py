@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import parlant_shard
 from parlant_shard import local
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -51,7 +52,7 @@ def test_example(folder: Path) -> None:
         cwd="/",  # an example finds its files by itself
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(local.__file__).parent.parent),  # also where it is not installed
+            "PYTHONPATH": str(Path(parlant_shard.__file__).parents[1]),  # also where not installed
             "PARLANT_SHARD": f"{sys.executable} -m parlant_shard",
             "PYTHON": sys.executable,
         },

@@ -29,7 +29,6 @@ def target(password: str | None = "secret") -> Target:
         coordinator="core",
         key="workspace_id",
         key_type="text",
-        shard_servers=frozenset({"core", "east"}),
         peers={"core": peer, "east": peer},
         majors={"core": 18, "east": 18},
     )

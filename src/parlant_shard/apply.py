@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import canonical, db, journal
+from parlant_shard import canonical, db, journal, mapstore, preflight
 from parlant_shard.desired import Peer
 from parlant_shard.errors import (
     ApplyFailed,
@@ -39,7 +39,8 @@ from parlant_shard.errors import (
     StalePlan,
 )
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
-from parlant_shard.planner import State, plan_of, read_state
+from parlant_shard.planner import State, map_of, plan_of, read_state
+from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
 
 # Seconds. What a dead run left running gets this long to end, then it is terminated.
@@ -49,6 +50,9 @@ HEARTBEAT = 2.0
 SILENCE = 10.0
 # How long one step is tried against locks of others before the run gives up (it resumes).
 PATIENCE = 300.0
+# A subscription for which the server has no worker is given up after this long: nothing will change
+# until somebody raises a limit. Workers that copy a table end by themselves and are not counted.
+NO_WORKER = 60.0
 # Where a CONCURRENTLY statement waits for other transactions, tell the operator after this long.
 WATCH_AFTER = 5.0
 
@@ -83,9 +87,12 @@ def application_name(topology: Topology) -> str:
 def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.Connection]:
     """Hold the topology's lock. Raises Locked (PS501) while a live run has it.
 
+    Raises TopologyError (PS170) first, where a pooler would let go of it in between.
+
     A holder whose session shows no heartbeat is dead (its machine vanished, say): its session is
     ended after `wait` seconds at the latest.
     """
+    preflight.refuse_poolers(topology)
     key = _lock_key(topology.name)
     with db.session(
         topology, topology.coordinator, application=f"parlant-shard lock {topology.name}"
@@ -207,11 +214,15 @@ def apply(
         if saved is not None:
             plan = _checked(saved, plan, lock, topology)
         _check_hazards(plan, allow)
+        shard_map = map_of(state)
         if not plan.steps:
+            # A run that was killed right before its end left an old map, or none.
+            _store_map(lock, topology, shard_map)
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
         if not confirm(plan):
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
-        run_id = _Run(topology, state, plan, lock, listener, command, saved).execute()
+        run = _Run(topology, state, plan, lock, listener, command, saved)
+        run_id = run.execute(shard_map)
         return Outcome(
             run_id=run_id,
             plan=plan,
@@ -219,6 +230,14 @@ def apply(
             seconds=time.monotonic() - began,
             resumed=resumed,
         )
+
+
+def _store_map(lock: db.Connection, topology: Topology, shard_map: ShardMap) -> None:
+    """The last action of every apply: routers follow the map, so everything in it must be there."""
+    try:
+        mapstore.store(lock, shard_map, reader=topology.isolation.role)
+    except psycopg.Error as error:
+        raise db.wrap(error, server=topology.coordinator, doing="storing the shard map") from error
 
 
 def _close_dead_runs(lock: db.Connection, topology: Topology) -> bool:
@@ -329,13 +348,15 @@ class _Run:
         self.connections: dict[str, db.Connection] = {}
         self.stop = threading.Event()
 
-    def execute(self) -> UUID:
+    def execute(self, shard_map: ShardMap) -> UUID:
         try:
             self._start_if_possible()
             for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
                 self._phase(tuple(steps))
                 if phase <= Phase.INTERNAL_COORDINATOR:
                     self._start_if_possible()
+            self._check_lock()
+            _store_map(self.lock, self.topology, shard_map)
         except BaseException as error:
             self._finish("failed" if isinstance(error, ShardError) else "interrupted", error)
             raise
@@ -649,12 +670,26 @@ class _Run:
         started = datetime.now(UTC)
         deadline = time.monotonic() + PATIENCE * 2
         pause = 0.1
+        lacking: float | None = None
         while not self.stop.is_set():
             connection = self._connection(step.server)
             row = connection.execute(self._statements(step)[0]).fetchone()
             if row is not None and row["done"]:
                 journal.record(connection, self.run_id, step, started_at=started, attempts=1)
                 return
+            if row is None or not row.get("lacks"):
+                lacking = None
+            elif lacking is None:
+                lacking = time.monotonic()
+                self.listener("wait", step, f"no worker is free: {row['lacks']} is used up")
+            elif time.monotonic() - lacking > NO_WORKER:
+                raise ApplyFailed(
+                    f'server "{step.server}", {step.title}: no worker was free for '
+                    f"{NO_WORKER:.0f} s, because {row['lacks']} is used up",
+                    code="PS517",
+                    hint=f"raise {row['lacks']} (restart), or drop idle subscriptions; "
+                    "then run the same command again: it resumes",
+                )
             if time.monotonic() > deadline:
                 raise ApplyFailed(
                     f'server "{step.server}", {step.title}: not there after {int(PATIENCE * 2)} s',

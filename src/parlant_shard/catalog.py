@@ -289,6 +289,7 @@ class Catalog:
     """Everything of one server that a plan compares. Mappings are keyed by name."""
 
     extensions: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()  # of the whole server: only those that the topology names
     enums: Mapping[str, EnumType] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)

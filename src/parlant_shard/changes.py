@@ -67,11 +67,20 @@ class OnTable(OnServer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateInternal(OnServer):
-    """Create the schema `parlant_shard`."""
+    """Create the schema `parlant_shard`, or upgrade it from the version that is there."""
+
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateExtension(OnServer):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRole(OnServer):
+    """Create the role of the application, which may neither log in nor pass over policies."""
+
     name: str
 
 
@@ -368,6 +377,7 @@ class SetDirectory(OnServer):
 Change = (
     CreateInternal
     | CreateExtension
+    | CreateRole
     | CreateEnum
     | AddEnumLabel
     | SetFunction

@@ -9,16 +9,19 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
 from typer.exceptions import TyperException
 
 from parlant_shard import __version__, local, render
-from parlant_shard.errors import Exit, ShardError, TopologyError
+from parlant_shard.errors import CannotConnect, Exit, ShardError, TopologyError
 from parlant_shard.plan import Plan, Step
 from parlant_shard.topology import STARTER, Topology, json_schema, load_topology
+
+if TYPE_CHECKING:
+    from parlant_shard.client import Router
 
 FORMAT_VERSION = 1
 
@@ -50,6 +53,7 @@ class Options:
     """The global options, wherever they stood on the command line."""
 
     json: bool = False
+    csv: bool = False
     color: bool = True
     verbose: bool = False
 
@@ -64,21 +68,26 @@ def _global_options(arguments: Sequence[str]) -> list[str]:
     while queue:
         word = queue.pop(0)
         if word == "--":
+            _refuse_csv(rest)
             return [*rest, word, *queue]
         if word == "--output" or word.startswith("--output="):
             value = word.partition("=")[2] if "=" in word else (queue.pop(0) if queue else "")
             if value not in {"text", "json", "csv"}:
                 raise TyperException(f'--output is text or json, not "{value}"')
-            if value == "csv":
-                raise TyperException("--output csv is for `query`")
-            options.json = value == "json"
+            options.json, options.csv = value == "json", value == "csv"
         elif word == "--no-color":
             options.color = False
         elif word in {"-v", "--verbose"}:
             options.verbose = True
         else:
             rest.append(word)
+    _refuse_csv(rest)
     return rest
+
+
+def _refuse_csv(words: Sequence[str]) -> None:
+    if options.csv and next((w for w in words if not w.startswith("-")), "") != "query":
+        raise TyperException("--output csv is for `query`")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code. Every failure becomes one message on stderr."""
-    options.json, options.color, options.verbose = False, sys.stderr.isatty(), False
+    options.json, options.csv, options.verbose = False, False, False
+    options.color = sys.stderr.isatty()
     try:
         result = app(_global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
     except TyperException as error:
@@ -439,53 +449,12 @@ def status(
     if options.json:
         _json(found)
     else:
-        typer.echo(_status_text(found))
+        typer.echo(render.status_text(found))
     for server in failed:
         _error("PS401", server["error"], server["hint"])
     if failed and len(failed) == len(found["servers"]):
         return Exit.CANNOT_CONNECT
     return Exit.FAILED if failed else Exit.DONE
-
-
-def _status_text(found: dict[str, Any]) -> str:
-    parts = [
-        f"Topology {found['topology']}, coordinator {found['coordinator']}",
-        render.table(
-            ["shard", "server", "workspaces", "tables", "rows (est.)", "size", "partitions"],
-            [
-                [
-                    s["shard"],
-                    s["server"],
-                    s["placed"],
-                    s["tables"],
-                    "?" if s["rows"] is None else s["rows"],
-                    "?" if s["bytes"] is None else render.size(s["bytes"]),
-                    s["partitions"],
-                ]
-                for s in found["shards"]
-            ],
-        ),
-    ]
-    pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
-    if pending:
-        parts.append("Detach pending: " + ", ".join(pending))
-    behind = [
-        f"{r['slot']}: {render.size(r['behind'] or 0)} behind"
-        + ("" if r["active"] else ", not connected")
-        for r in found["replication"]
-    ]
-    if behind:
-        parts.append("Reference tables: " + "; ".join(behind))
-    run_ = found["run"]
-    if run_ is None:
-        parts.append("Last run: none")
-    else:
-        parts.append(
-            f"Last run: {run_['command']} {run_['state']}, {run_['steps']} steps, "
-            f"{run_['started_at']} by {run_['actor']}"
-            + (f"\n  {run_['detail']}" if run_["detail"] else "")
-        )
-    return "\n\n".join(parts)
 
 
 @app.command()
@@ -504,6 +473,124 @@ def doctor(
     else:
         typer.echo(report.to_text())
     return Exit.DONE if report.ok else Exit.FINDINGS
+
+
+# --- routing --------------------------------------------------------------------------------------
+
+Statement = Annotated[str, typer.Argument(metavar="SQL", help="One statement.")]
+Tenant = Annotated[str | None, typer.Option("--workspace", metavar="WS", help="Whose rows.")]
+Values = Annotated[
+    str | None, typer.Option("--params", metavar="JSON", help="A list, or an object of names.")
+]
+Everything = Annotated[bool, typer.Option("--all", help="Read all workspaces.")]
+MapFile = Annotated[
+    Path | None, typer.Option("--map", metavar="FILE", help="A map from `export --format json`.")
+]
+
+
+def _router(topology: Topology, file: Path | None = None) -> Router:
+    """A router for one command: it goes by the map as it is now."""
+    from parlant_shard.client import Router, source
+    from parlant_shard.shardmap import ShardMap
+
+    found = ShardMap.load(file) if file is not None else source.load(topology)
+    if found is None:
+        raise source.not_stored(topology)
+    return Router(topology, shard_map=found)
+
+
+def _params(text: str | None) -> list[Any] | dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise TyperException(f"--params is not JSON: {error}") from error
+    if not isinstance(found, list | dict):
+        raise TyperException("--params is a JSON list, or an object for %(name)s")
+    return found
+
+
+@app.command()
+def route(
+    file: TopologyFile,
+    sql: Statement,
+    workspace: Tenant = None,
+    params: Values = None,
+    everything: Everything = False,
+    map_file: MapFile = None,
+) -> None:
+    """Show where a statement goes, as what, and why. Runs nothing but a look-up."""
+    from parlant_shard import explain
+    from parlant_shard.router.route import Kind
+
+    values = _params(params)
+    topology = _load(file, start=map_file is None)
+    with _router(topology, map_file) as router:
+        found = router.route(sql, values, workspace=workspace, all_workspaces=everything)
+        if found.kind is Kind.LOOKUP:
+            try:
+                found = router.resolve(sql, values, workspace=workspace)
+            except CannotConnect as error:
+                if map_file is None:
+                    raise
+                _tell(f"the look-up was left out: {error.message}")
+    if options.json:
+        typer.echo(json.dumps(found.to_data(), indent=2, ensure_ascii=False))
+        return
+    bold = sys.stdout.isatty() and options.color
+    mark = (lambda text: typer.style(text, bold=True, underline=True)) if bold else None
+    typer.echo(explain.route_text(found, sql, mark))
+
+
+@app.command()
+def query(
+    file: TopologyFile,
+    sql: Statement,
+    workspace: Tenant = None,
+    params: Values = None,
+    everything: Everything = False,
+) -> None:
+    """Run a statement where it belongs and print its rows: a table, JSON or CSV."""
+    from parlant_shard import explain
+
+    values = _params(params)
+    with _router(_load(file)) as router:
+        result = router.execute(sql, values, workspace=workspace, all_workspaces=everything)
+    names = explain.columns_of(result.description)
+    rows = result.fetchall() if names else []
+    if options.json:
+        typer.echo(explain.rows_json(names, rows, result.statusmessage))
+    elif options.csv:
+        if names:
+            typer.echo(explain.rows_csv(names, rows), nl=False)
+    else:
+        typer.echo(explain.rows_table(names, rows) if names else result.statusmessage)
+
+
+@app.command()
+def export(
+    file: TopologyFile,
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="json")] = "json",
+) -> None:
+    """Print the shard map for others: the stored one, else what the servers' state gives."""
+    if format_ != "json":
+        later = format_ in {"pgbouncer", "pgdog", "mermaid", "dot", "sql"}
+        raise TyperException(
+            f"--format {format_} does not exist yet"
+            if later
+            else f"--format is json, not {format_}"
+        )
+    from parlant_shard.client import source
+
+    topology = _load(file)
+    found = source.load(topology)
+    if found is None:
+        from parlant_shard.planner import map_of, read_state
+
+        found = map_of(read_state(topology))
+        _tell("no shard map is stored yet: this one is computed from the servers and the topology")
+    typer.echo(found.dump(), nl=False)
 
 
 # --- workspaces -----------------------------------------------------------------------------------

@@ -76,7 +76,18 @@ def redact(text: str, *secrets: str | None) -> str:
 
 
 def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Connection:
-    """Open an autocommit connection with our session settings.
+    """Open an autocommit connection with our session settings. Raises CannotConnect (PS401)."""
+    connection = bare(dsn, server=server, application=application)
+    try:
+        _prepare_session(connection)
+    except psycopg.Error as error:
+        connection.close()
+        raise wrap(error, server=server, doing="setting up the session") from error
+    return connection
+
+
+def bare(dsn: str, *, server: str, application: str = "parlant-shard") -> Connection:
+    """Open an autocommit connection that nothing is set on.
 
     `dsn` goes to libpq as it is; only what it leaves open is added. Raises CannotConnect (PS401).
     """
@@ -93,7 +104,7 @@ def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Con
         if key not in given:
             extra[key] = value
     try:
-        connection = psycopg.connect(
+        return psycopg.connect(
             make_conninfo(dsn, **extra),
             autocommit=True,
             row_factory=dict_row,
@@ -101,12 +112,6 @@ def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Con
         )
     except psycopg.Error as error:
         raise _cannot_connect(error, dsn, server) from error
-    try:
-        _prepare_session(connection)
-    except psycopg.Error as error:
-        connection.close()
-        raise wrap(error, server=server, doing="setting up the session") from error
-    return connection
 
 
 _CAUSES = (

@@ -101,3 +101,7 @@ class HazardNotAllowed(ShardError):
 
 class ApplyFailed(ShardError):
     """A step failed after work began; what was done stays and the same command resumes. PS51x."""
+
+
+class RoutingError(ShardError):
+    """A statement was not sent, or its fate is not known: routing, the map, the client. PS6xx."""

@@ -44,7 +44,7 @@ from parlant_shard.sqlfiles import queries
 
 Row = dict[str, Any]
 
-# The tables of our own schema, and how kinds of relations are called in messages.
+# The tables of our own schema in its first version, and how kinds of relations are called.
 _TABLES = ("meta", "object", "shard", "directory", "placement", "run", "step")
 _KINDS = {
     "m": "materialized view",
@@ -488,7 +488,10 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
         )
     if schema["ours"] == 0 and not schema["filled"]:
         return {}  # made beforehand, to grant on it: ours to fill
-    if schema["ours"] != len(_TABLES):
+    row = None
+    if schema["ours"] == len(_TABLES):
+        row = _one(connection, "internal_rows", topology=topology)
+    if row is None or (row["version"] >= 2 and not schema["map"]):
         raise ServerError(
             f'schema "parlant_shard" of database "{connection.info.dbname}" is not what '
             "parlant-shard made: some of its tables are missing or of somebody else",
@@ -496,7 +499,6 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
             hint="restore it from a backup; or, where nothing was applied there, DROP SCHEMA "
             "parlant_shard CASCADE",
         )
-    row = _one(connection, "internal_rows", topology=topology)
 
     def placements(items: Iterable[list[str]] | None) -> frozenset[Placement]:
         return frozenset(Placement(workspace=w, shard=s, state=t) for w, s, t in items or ())

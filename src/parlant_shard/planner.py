@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +15,28 @@ from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import canonical, db, local, preflight, scratch
 from parlant_shard.catalog import Catalog, Facts, Relkind, fingerprint
-from parlant_shard.ddlfile import Statement, read_statements
+from parlant_shard.ddlfile import (
+    DeclaredForeignKey,
+    DeclaredTable,
+    Statement,
+    read_statements,
+)
 from parlant_shard.desired import (
     PEER_OPTIONS,
     Desired,
     Peer,
     desired,
     publication_name,
+    shard_map,
     subscription_name,
 )
 from parlant_shard.diff import Context, diff
-from parlant_shard.errors import SchemaError, ShardError, TopologyError
+from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.introspect import facts, introspect
 from parlant_shard.plan import Plan, Target, build
+from parlant_shard.shardmap import ShardMap
 from parlant_shard.tenancy import Tenancy, tenancy
-from parlant_shard.topology import Topology, preset
+from parlant_shard.topology import Topology, check_tables, preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,7 @@ class State:
 
 def make_plan(topology: Topology) -> Plan:
     """Read every server and plan what differs. Changes nothing but a scratch database."""
+    preflight.refuse_poolers(topology)
     return plan_of(read_state(topology))
 
 
@@ -53,6 +62,9 @@ def read_state(topology: Topology) -> State:
     """Read every server, in parallel, and compute what it should hold."""
     live, found = read_servers(topology)
     preflight.check_servers(topology, live, found)
+    origin = topology.schema_source.from_
+    if origin is not None:
+        check_tables(topology, declared_by(without_ours(live[origin])))
     majors = sorted({f.major for f in found.values()})
     base = {major: base_catalog(topology, live, found, major) for major in majors}
     kinds = tenancy(base[majors[0]], topology)
@@ -83,6 +95,7 @@ def plan_of(state: State) -> Plan:
     live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
     changes = diff(live, state.desired.catalogs, context)
     preflight.check_rights(topology, live, state.facts, changes)
+    preflight.check_capacity(topology, state.facts, changes)
     preflight.refuse_stranded_rows(topology, state.tenancy, live, changes)
     target = Target(
         topology=topology.name,
@@ -90,7 +103,6 @@ def plan_of(state: State) -> Plan:
         coordinator=topology.coordinator,
         key=state.tenancy.key,
         key_type=state.tenancy.key_type,
-        shard_servers=frozenset(s.server for s in topology.shards.values()),
         peers=state.peers,
         majors={name: f.major for name, f in state.facts.items()},
     )
@@ -105,19 +117,26 @@ def plan_of(state: State) -> Plan:
     )
 
 
+def map_of(state: State) -> ShardMap:
+    """The shard map of what the topology asks for. Raises SchemaError (PS239)."""
+    base = state.base[state.facts[state.topology.coordinator].major]
+    return shard_map(state.topology, state.tenancy, base, state.desired.catalogs)
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
 def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Facts]]:
     """Introspect all servers at once. Raises the first failure in the order of the topology."""
 
+    with_tables = {topology.coordinator, *(s.server for s in topology.shards.values())}
+
     def read(server: str) -> tuple[Catalog, Facts]:
         with db.session(topology, server) as connection:
             about = facts(connection, server, topology.namespace)
-            return (
-                introspect(connection, namespace=topology.namespace, topology=topology.name),
-                about,
-            )
+            found = introspect(connection, namespace=topology.namespace, topology=topology.name)
+            named = {topology.isolation.role} if server in with_tables else set()
+            return replace(found, roles=about.roles & named), about
 
     names = list(topology.servers)
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
@@ -165,18 +184,7 @@ def base_catalog(
     """The schema to shard, as PostgreSQL of this major sees it."""
     origin = topology.schema_source.from_
     if origin is not None:
-        base = _without_ours(live[origin])
-        for name, options in sorted(topology.indexes.items()):
-            if options.on not in base.tables:
-                raise SchemaError(
-                    f'index "{name}" names the table "{options.on}", which server "{origin}" does '
-                    "not have",
-                    code="PS234",
-                    hint="correct `on`, or remove the index",
-                    file=str(topology.file),
-                    line=topology.line(f"indexes.{name}.on"),
-                    path=f"indexes.{name}.on",
-                )
+        base = without_ours(live[origin])
         if found[origin].major == major and not topology.indexes:
             return base
         with _scratch(topology, found, major) as connection:
@@ -221,7 +229,56 @@ def _materialised_as(
     return digest.hexdigest()
 
 
-def _without_ours(catalog: Catalog) -> Catalog:
+# What PostgreSQL prints for types that a file may call by their bare names.
+_BARE = {
+    "bigint": "int8",
+    "boolean": "bool",
+    "character": "bpchar",
+    "character varying": "varchar",
+    "double precision": "float8",
+    "integer": "int4",
+    "real": "float4",
+    "smallint": "int2",
+    "time with time zone": "timetz",
+    "time without time zone": "time",
+    "timestamp with time zone": "timestamptz",
+    "timestamp without time zone": "timestamp",
+}
+
+
+def declared_by(catalog: Catalog) -> dict[str, DeclaredTable]:
+    """Return the tables of a live database in the form in which files declare them."""
+    return {
+        name: DeclaredTable(
+            name=name,
+            columns={column.name: _bare(column.type) for column in table.columns},
+            indexes=tuple(index.name for index in table.indexes),
+            constraints={
+                key.name: "primary key" if key.primary else key.definition.split()[0].lower()
+                for key in table.keys
+            },
+            foreign_keys=tuple(
+                DeclaredForeignKey(
+                    name=fk.name,
+                    columns=fk.columns,
+                    ref_table=fk.ref_table,
+                    ref_columns=fk.ref_columns,
+                )
+                for fk in table.foreign_keys
+            ),
+        )
+        for name, table in catalog.tables.items()
+    }
+
+
+def _bare(name: str) -> str:
+    base = name.removesuffix("[]")
+    plain = re.sub(r"\([\d,]+\)", "", base)
+    return _BARE.get(plain, plain) + name[len(base) :]
+
+
+def without_ours(catalog: Catalog) -> Catalog:
+    """Return a live catalogue as the schema to shard: without what parlant-shard put there."""
     ours = {name for kind, name in catalog.managed if kind == "table"}
     ours |= catalog.other_relations.keys()
     tables = {
@@ -321,8 +378,14 @@ def _unused(topology: Topology) -> tuple[str, ...]:
     found = []
     if topology.routing:
         found.append("`routing:` is checked, but this release does not use it yet")
-    if topology.isolation.rls or topology.isolation.role or topology.isolation.signed:
-        found.append("`isolation:` is checked, but this release does not use it yet")
+    isolation = topology.isolation
+    walls = [name for name in ("rls", "signed") if getattr(isolation, name)]
+    if walls:
+        keys = " and ".join(f"`isolation.{name}`" for name in walls)
+        is_checked = "are checked, but this release does not use them yet"
+        if len(walls) == 1:
+            is_checked = "is checked, but this release does not use it yet"
+        found.append(f"{keys} {is_checked}")
     if any(server.replicas for server in topology.servers.values()):
         found.append("`replicas:` are checked, but this release does not use them yet")
     return tuple(found)

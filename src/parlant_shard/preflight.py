@@ -7,20 +7,48 @@ for a reason that could have been seen before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from parlant_shard import canonical, db
+from parlant_shard import canonical, capacity, db
 from parlant_shard import changes as c
 from parlant_shard.catalog import Catalog, Facts, Relkind, Table
 from parlant_shard.ddl import text
 from parlant_shard.diff import listed
 from parlant_shard.errors import PrivilegeError, SchemaError, ShardError, TopologyError
+from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.shardmap import shard_of
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
+
+
+def refuse_poolers(topology: Topology) -> None:
+    """Refuse an address that gives every transaction another backend, before anything is set there.
+
+    Session settings would reach whoever is given the backend next; the advisory lock of a run and
+    what its journal relies on would not hold. Raises CannotConnect where nobody answers.
+    """
+    names = [name for name, server in topology.servers.items() if server.embedded is None]
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
+        found = {
+            name: pool.submit(pooling_of, db.conninfo(topology, name), server=name)
+            for name in names
+        }
+    for name, pooling in found.items():
+        if pooling.result() is Pooling.TRANSACTION:
+            key = "dsn" if topology.servers[name].admin_dsn is None else "admin_dsn"
+            raise TopologyError(
+                f'the {key} of server "{name}" leads through a pooler in transaction mode, where '
+                "session settings, advisory locks and CONCURRENTLY do not work",
+                code="PS170",
+                hint="give the server's own address as admin_dsn; dsn may stay the pooler's",
+                file=str(topology.file),
+                line=topology.line(f"servers.{name}.{key}"),
+                path=f"servers.{name}.{key}",
+            )
 
 
 def check_servers(
@@ -150,6 +178,17 @@ def check_rights(
         match change:
             case c.CreateExtension(name=name):
                 _check_extension(name, about, change.server)
+            case c.CreateRole(name=name) if "create-role" not in about.can:
+                raise PrivilegeError(
+                    f'role "{about.user}" may not create the role "{name}" of isolation.role on '
+                    f'server "{change.server}"',
+                    code="PS412",
+                    hint=f'on server "{change.server}": CREATE ROLE {canonical.quote(name)} '
+                    "NOLOGIN NOBYPASSRLS",
+                    file=str(topology.file),
+                    line=topology.line("isolation.role"),
+                    path="isolation.role",
+                )
             case c.SetForeignServer() if (
                 "postgres_fdw" in catalog.extensions and "fdw" not in about.can
             ):
@@ -176,6 +215,56 @@ def check_rights(
                         hint=f"{where}: GRANT {canonical.quote(existing.owner)} TO {user}; or "
                         f"ALTER {kind} {name} OWNER TO {user}",
                     )
+
+
+def check_capacity(
+    topology: Topology, found: Mapping[str, Facts], changes: Iterable[c.Change]
+) -> None:
+    """Refuse subscriptions for which a server has no worker, origin, slot or WAL sender left.
+
+    They would be made, and wait for ever. Limits are of a whole server, which may have several of
+    the topology's databases.
+    """
+    changes = tuple(changes)
+    waiting: dict[tuple[str, ...], dict[str, str]] = {}  # cluster → subscription → server
+    for change in changes:
+        if isinstance(change, c.CreateSubscription | c.AwaitSubscription):
+            on = waiting.setdefault(_cluster(found[change.server]), {})
+            on[change.subscription.name] = change.server
+    starting = 0
+    for on in waiting.values():
+        server = next(iter(on.values()))
+        about = found[server]
+        with db.session(topology, server, doing="looking for free workers") as connection:
+            has = capacity.read(connection, about.settings)
+        new = len(on.keys() - has.running)
+        starting += new
+        for lack in capacity.subscriber_lacks(has, starting=new, major=about.major):
+            raise _shortage(topology, server, lack)
+    if waiting:
+        server = topology.coordinator
+        with db.session(topology, server, doing="looking for free slots") as connection:
+            has = capacity.read(connection, found[server].settings)
+        slots = sum(isinstance(change, c.CreateSlot) for change in changes)
+        for lack in capacity.publisher_lacks(has, slots=slots, senders=starting):
+            raise _shortage(topology, server, lack)
+
+
+def _cluster(about: Facts) -> tuple[str, ...]:
+    """What the databases of one server have in common: its identifier and when it started."""
+    system, _, started = about.identity.partition("/")
+    return system, started.partition("/")[2]
+
+
+def _shortage(topology: Topology, server: str, lack: capacity.Shortage) -> TopologyError:
+    return TopologyError(
+        f'server "{server}" has too little left of {lack.setting}: {lack.detail}',
+        code="PS171",
+        hint=f'on server "{server}": {lack.statement}',
+        file=str(topology.file),
+        line=topology.line(f"servers.{server}"),
+        path=f"servers.{server}",
+    )
 
 
 def _check_extension(name: str, about: Facts, server: str) -> None:
@@ -210,7 +299,10 @@ def _same_database(found: Mapping[str, Facts]) -> tuple[str, str] | None:
 
 
 def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -> None:
-    """Grants and policies name roles; they must exist wherever the tables will be."""
+    """Grants and policies name roles; they must exist wherever the tables will be.
+
+    All but the role of the application, which is created before anything is granted to it.
+    """
     named = {
         role
         for table in base.tables.values()
@@ -218,7 +310,7 @@ def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -
             *(g.role for g in table.grants),
             *(r for p in table.policies for r in p.roles),
         )
-        if role
+        if role and role != topology.isolation.role
     }
     for server in topology.servers:
         for role in sorted(named - found[server].roles):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from parlant_shard.plan import NEEDS_ALLOW, Plan, Step
 
@@ -53,6 +54,47 @@ def summary(plan: Plan) -> str:
     servers = sorted({s.server for s in plan.steps})
     steps = f"{len(plan.steps)} step" + ("s" if len(plan.steps) != 1 else "")
     return f'Topology "{plan.topology}": {steps} on {", ".join(servers)}.'
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    """What `status` found: shards, pending detaches, replication, the last run."""
+    parts = [
+        f"Topology {found['topology']}, coordinator {found['coordinator']}",
+        table(
+            ["shard", "server", "workspaces", "tables", "rows (est.)", "size", "partitions"],
+            [
+                [
+                    s["shard"],
+                    s["server"],
+                    s["placed"],
+                    s["tables"],
+                    "?" if s["rows"] is None else s["rows"],
+                    "?" if s["bytes"] is None else size(s["bytes"]),
+                    s["partitions"],
+                ]
+                for s in found["shards"]
+            ],
+        ),
+    ]
+    pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
+    if pending:
+        parts.append("Detach pending: " + ", ".join(pending))
+    behind = [
+        f"{r['slot']}: {size(r['behind'] or 0)} behind" + ("" if r["active"] else ", not connected")
+        for r in found["replication"]
+    ]
+    if behind:
+        parts.append("Reference tables: " + "; ".join(behind))
+    run_ = found["run"]
+    if run_ is None:
+        parts.append("Last run: none")
+    else:
+        parts.append(
+            f"Last run: {run_['command']} {run_['state']}, {run_['steps']} steps, "
+            f"{run_['started_at']} by {run_['actor']}"
+            + (f"\n  {run_['detail']}" if run_["detail"] else "")
+        )
+    return "\n\n".join(parts)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,13 +1,28 @@
-"""From a workspace to its shard, as the topology file places it."""
+"""The shard map: where every workspace is, and what the router must know of the tables.
+
+One frozen value that `apply` stores on the coordinator and that a file can carry elsewhere. It
+holds no address and no password: clients know their servers from the topology.
+"""
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
 
+from parlant_shard.errors import RoutingError
+from parlant_shard.names import suffixed
 from parlant_shard.topology.model import BUCKET_COUNT, Topology
 
 BUCKETS = BUCKET_COUNT
+FORMAT_VERSION = 1
+
+TableKind = Literal["sharded", "reference", "host"]
 
 
 def bucket(workspace: str) -> int:
@@ -19,24 +34,18 @@ def bucket(workspace: str) -> int:
     return (digest[0] * 256 + digest[1]) % BUCKETS
 
 
-class ShardOf:
-    """Finds shards in one topology; made once, asked often. Lists win over buckets."""
+class Placer:
+    """Finds the shard of a workspace; made once, asked often. Lists win over buckets."""
 
     __slots__ = ("_listed", "_shards", "_starts")
 
-    def __init__(self, topology: Topology) -> None:
-        self._listed = {
-            workspace: name
-            for name, shard in topology.shards.items()
-            for workspace in shard.workspaces
-        }
-        ranges = sorted(
-            (low, high, name)
-            for name, shard in topology.shards.items()
-            for low, high in shard.buckets
-        )
-        self._starts = [low for low, _, _ in ranges]
-        self._shards = [(high, name) for _, high, name in ranges]
+    def __init__(
+        self, listed: Mapping[str, str], ranges: Iterable[tuple[int, int, str]] = ()
+    ) -> None:
+        self._listed = listed
+        spans = sorted(ranges)
+        self._starts = [low for low, _, _ in spans]
+        self._shards = [(high, name) for _, high, name in spans]
 
     def __call__(self, workspace: str) -> str | None:
         """Return the shard's name, or None for a workspace that nobody placed."""
@@ -54,9 +63,208 @@ class ShardOf:
         return name if number <= high else None
 
 
+class ShardOf(Placer):
+    """The placement that a topology file states."""
+
+    __slots__ = ()
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__(
+            {w: name for name, shard in topology.shards.items() for w in shard.workspaces},
+            ((low, high, n) for n, s in topology.shards.items() for low, high in s.buckets),
+        )
+
+
 def shard_of(topology: Topology, workspace: str) -> str | None:
     """Return the shard of one workspace, or None: an unknown workspace is never a broadcast."""
     return ShardOf(topology)(workspace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapShard:
+    """A shard: the server it is on, the workspaces listed on it, its bucket ranges (inclusive)."""
+
+    server: str
+    workspaces: tuple[str, ...] = ()
+    buckets: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapColumn:
+    """A column as the application knows it; `type` is PostgreSQL's text."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapLink:
+    """A foreign key of one column between sharded tables: where an id leads."""
+
+    column: str
+    table: str
+    ref_column: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapTable:
+    """A table of the application.
+
+    `columns` are the application's own, in its order; `key_added` says that the shards' tables
+    have the distribution key besides. `constraints` names the application's unique constraints
+    and primary key (for ON CONFLICT ON CONSTRAINT). `partitioned` tables are cut by time: their
+    uniqueness holds per partition.
+    """
+
+    kind: TableKind
+    columns: tuple[MapColumn, ...]
+    key_added: bool = False
+    primary_key: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    links: tuple[MapLink, ...] = ()
+    partitioned: bool = False
+
+    def has(self, column: str) -> bool:
+        return any(c.name == column for c in self.columns)
+
+    def type_of(self, column: str) -> str | None:
+        return next((c.type for c in self.columns if c.name == column), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMap:
+    """Placement and catalogue, as routing needs them. Immutable; a change is a new map."""
+
+    topology: str
+    namespace: str
+    key: str
+    key_type: str
+    coordinator: str
+    shards: Mapping[str, MapShard]
+    tables: Mapping[str, MapTable]
+    types: tuple[str, ...] = ()  # enums of the schema
+    functions: tuple[str, ...] = ()  # functions of the schema: never callable by default
+    lookup: bool = True  # whether an id alone, without a context, may decide
+    epoch: int = 0  # grows with every stored map
+
+    @cached_property
+    def place(self) -> Placer:
+        return Placer(
+            {w: name for name, shard in self.shards.items() for w in shard.workspaces},
+            ((low, high, n) for n, s in self.shards.items() for low, high in s.buckets),
+        )
+
+    @cached_property
+    def column_names(self) -> frozenset[str]:
+        """The columns of every table of the application, and the key."""
+        names = {c.name for table in self.tables.values() for c in table.columns}
+        return frozenset(names | {self.key})
+
+    @cached_property
+    def catalogue(self) -> str:
+        """A digest of everything but the placement: analyses of statements depend on no more."""
+        data = self.to_data()
+        for name in ("shards", "epoch"):
+            del data[name]
+        return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every server that has a shard, and the coordinator, sorted."""
+        return tuple(sorted({self.coordinator, *(s.server for s in self.shards.values())}))
+
+    def physical(self, table: str, shard: str) -> str:
+        """The name of a sharded table's physical table on a shard."""
+        return suffixed(table, shard)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return JSON-ready data; `from_data` reads it back."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "topology": self.topology,
+            "namespace": self.namespace,
+            "key": self.key,
+            "key_type": self.key_type,
+            "coordinator": self.coordinator,
+            "lookup": self.lookup,
+            "epoch": self.epoch,
+            "shards": {n: asdict(s) for n, s in sorted(self.shards.items())},
+            "tables": {n: asdict(t) for n, t in sorted(self.tables.items())},
+            "types": list(self.types),
+            "functions": list(self.functions),
+        }
+
+    @classmethod
+    def from_data(cls, data: Any, *, source: str = "the shard map") -> ShardMap:
+        """Read what `to_data` wrote. Raises RoutingError (PS630) for anything else."""
+        try:
+            if data["format_version"] != FORMAT_VERSION:
+                raise RoutingError(
+                    f"{source} has format {data['format_version']!r}; this release reads "
+                    f"{FORMAT_VERSION}",
+                    code="PS630",
+                    hint="write it again with `parlant-shard export --format json`",
+                )
+            return cls(
+                topology=str(data["topology"]),
+                namespace=str(data["namespace"]),
+                key=str(data["key"]),
+                key_type=str(data["key_type"]),
+                coordinator=str(data["coordinator"]),
+                lookup=bool(data["lookup"]),
+                epoch=int(data["epoch"]),
+                shards={n: _shard(s) for n, s in data["shards"].items()},
+                tables={n: _table(t) for n, t in data["tables"].items()},
+                types=tuple(data["types"]),
+                functions=tuple(data["functions"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RoutingError(
+                f"{source} is not a shard map: {type(error).__name__}: {error}",
+                code="PS630",
+                hint="write it with `parlant-shard export --format json`",
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> ShardMap:
+        """Read a map from a JSON file. Raises RoutingError (PS630)."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            data = json.loads(text)
+        except (OSError, ValueError) as error:
+            raise RoutingError(
+                f'the shard map "{path}" cannot be read: {error}',
+                code="PS630",
+                hint="write it with `parlant-shard export --format json`",
+            ) from error
+        return cls.from_data(data, source=f'"{path}"')
+
+    def dump(self) -> str:
+        """The JSON text, sorted and indented: the same map, the same bytes."""
+        return json.dumps(self.to_data(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _shard(data: Any) -> MapShard:
+    return MapShard(
+        server=str(data["server"]),
+        workspaces=tuple(map(str, data["workspaces"])),
+        buckets=tuple((int(low), int(high)) for low, high in data["buckets"]),
+    )
+
+
+def _table(data: Any) -> MapTable:
+    kind: TableKind = data["kind"]
+    if kind not in {"sharded", "reference", "host"}:
+        raise ValueError(f"no kind of table: {kind!r}")
+    return MapTable(
+        kind=kind,
+        columns=tuple(MapColumn(**c) for c in data["columns"]),
+        key_added=bool(data["key_added"]),
+        primary_key=tuple(data["primary_key"]),
+        constraints=tuple(data["constraints"]),
+        links=tuple(MapLink(**link) for link in data["links"]),
+        partitioned=bool(data["partitioned"]),
+    )
 
 
 def _is_storable(workspace: str) -> bool:

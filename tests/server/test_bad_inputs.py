@@ -1142,62 +1142,115 @@ def test_a_schema_that_cannot_be_sharded(
     [
         pytest.param(
             "tables: {item: {partition: {by: nope, every: 1 month}}}\n",
-            "PS217",
+            "PS139",
             "tables.item.partition.by",
-            'partition column "nope" does not exist in table "item"',
-            "columns: id, workspace_id, at",
+            'table "item" has no column "nope"',
+            "columns: id, workspace_id, size, item_type, at",
             id="no-partition-column",
         ),
         pytest.param(
-            "tables: {item: {partition: {by: id, every: 1 month}}}\n",
-            "PS218",
+            "tables: {item: {partition: {by: size, every: 1 month}}}\n",
+            "PS140",
             "tables.item.partition.by",
-            'partition column "item.id" is of type text',
-            "use a timestamp, timestamptz or date column",
+            'the partition column "size" of "item" is of type int8, not a date or a timestamp',
+            "columns that fit: at",
             id="partition-column-type",
         ),
         pytest.param(
-            "tables: {nope: {kind: reference}}\n",
-            "PS210",
-            "tables.nope",
-            'table "nope" is not in the schema',
-            "name a table of the schema, or remove the entry",
+            "tables: {items: {kind: reference}}\n",
+            "PS138",
+            "tables.items",
+            'the schema has no table "items"',
+            'did you mean "item"?',
             id="no-table",
         ),
         pytest.param(
+            "tables: {part: {path: nope}}\n",
+            "PS139",
+            "tables.part.path",
+            'table "part" has no column "nope"',
+            "columns: id, item_id",
+            id="no-column-of-a-path",
+        ),
+        pytest.param(
+            "tables: {part: {path: id}}\n",
+            "PS146",
+            "tables.part.path",
+            'column "id" of "part" has no foreign key',
+            "columns with one: item_id",
+            id="path-without-a-foreign-key",
+        ),
+        pytest.param(
             "indexes: {x_idx: {on: nope, columns: [id]}}\n",
-            "PS234",
+            "PS138",
             "indexes.x_idx.on",
-            'index "x_idx" names the table "nope", which server "core" does not have',
-            "correct `on`, or remove the index",
+            'the schema has no table "nope"',
+            "tables: item, part",
             id="no-table-of-an-index",
         ),
         pytest.param(
-            "indexes: {x_idx: {on: item, columns: [nope]}}\n",
-            "PS231",
-            "indexes.x_idx",
-            'PostgreSQL rejects index "x_idx": column "nope" does not exist',
-            "correct the entry of the topology",
+            "indexes: {x_idx: {on: item, columns: [nope desc]}}\n",
+            "PS139",
+            "indexes.x_idx.columns.0",
+            'table "item" has no column "nope"',
+            "columns: id, workspace_id, size, item_type, at",
             id="no-column-of-an-index",
+        ),
+        pytest.param(
+            "indexes: {x_idx: {on: item, columns: [id], include: [sise]}}\n",
+            "PS139",
+            "indexes.x_idx.include.0",
+            'table "item" has no column "sise"',
+            'did you mean "size"?',
+            id="no-included-column",
+        ),
+        pytest.param(
+            "indexes: {x_idx: {on: item, columns: [id], window: 30 days, by: item_type}}\n",
+            "PS140",
+            "indexes.x_idx.by",
+            'the window column "item_type" of "item" is of type varchar, not a date or a timestamp',
+            "columns that fit: at",
+            id="window-column-type",
+        ),
+        pytest.param(
+            "routing: [{tables: [itm], read: replica}]\n",
+            "PS138",
+            "routing.0.tables.0",
+            'the schema has no table "itm"',
+            'did you mean "item"?',
+            id="no-table-of-a-rule",
+        ),
+        pytest.param(
+            "indexes: {item_at_idx: {on: item, columns: [at]}}\n",
+            "PS141",
+            "indexes.item_at_idx",
+            '"item_at_idx_shard_1" would be the name of index "item_at_idx" of the topology on '
+            'shard "shard_1" and of index "item_at_idx" on shard "shard_1"',
+            "rename the shard or the index",
+            id="an-index-that-is-there",
         ),
     ],
 )
 def test_a_live_schema_that_the_topology_does_not_fit(
     bench: Bench, core: str, extra: str, code: str, path: str, message: str, hint: str
 ) -> None:
-    execute(core, *DDL.splitlines())
-    bench.write({"core": core}, schema="{from: core}", extra=extra)
-    bench.refuses(
-        "plan",
-        bench.file,
-        exit_code=4,
-        code=code,
-        message=message,
-        hint=hint,
-        file=bench.file,
-        line=9,
-        path=path,
-    )
+    """What `plan` says of a live schema is what it says of the same schema in files."""
+    ddl = DDL.replace(" at ", " size bigint, item_type varchar(20), at ")
+    ddl += "CREATE INDEX item_at_idx ON item (at);\n"
+    execute(core, *ddl.splitlines())
+    for schema in ("{files: [schema.sql]}", "{from: core}"):
+        bench.write({"core": core}, schema=schema, ddl=ddl, extra=extra)
+        bench.refuses(
+            "plan",
+            bench.file,
+            exit_code=4,
+            code=code,
+            message=message,
+            hint=hint,
+            file=bench.file,
+            line=9,
+            path=path,
+        )
 
 
 def test_shard_names_that_collide(bench: Bench) -> None:

@@ -25,9 +25,10 @@ from parlant_shard import cli
 from parlant_shard.apply import apply
 from parlant_shard.doctor import Finding, Report, Tried, doctor, observe
 from parlant_shard.doctor.checks import CHECKS, examine
-from parlant_shard.doctor.observe import Link, Observed, Pooling, Server, is_local
+from parlant_shard.doctor.observe import Link, Observed, Server, is_local
 from parlant_shard.doctor.statements import split
 from parlant_shard.errors import CannotConnect, SchemaError
+from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.topology import Topology, load_topology
 from servers import Cluster, Clusters, database_name
 
@@ -838,7 +839,7 @@ def test_a_pooler_per_transaction(
     lay: Lay, database: str, pooler: Callable[[bool], Pooler], make_databases: MakeDatabases
 ) -> None:
     pooled = through(pooler(False), database)
-    assert observe.pooling_of(pooled) is Pooling.TRANSACTION
+    assert pooling_of(pooled, server="east") is Pooling.TRANSACTION
     (other,) = make_databases(1)
     report = doctor(lay(other, pooled))
     finding = only(report, "pooler", "error")
@@ -863,8 +864,8 @@ def test_a_pooler_leaves_no_settings_behind(
 
 def test_a_pooler_per_session(lay: Lay, database: str, pooler: Callable[[bool], Pooler]) -> None:
     pooled = through(pooler(True), database)
-    assert observe.pooling_of(pooled) is Pooling.SESSION
-    assert observe.pooling_of(database) is Pooling.NONE
+    assert pooling_of(pooled, server="east") is Pooling.SESSION
+    assert pooling_of(database, server="east") is Pooling.NONE
 
 
 # --- statements -----------------------------------------------------------------------------------

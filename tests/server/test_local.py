@@ -261,7 +261,8 @@ def test_port_taken_after_the_look_is_chosen_anew(
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((local.HOST, before.port))
         taken.listen()
-        monkeypatch.setattr(local, "_is_free", lambda port: True)
+        for user in ("ports", "server"):
+            monkeypatch.setattr(f"parlant_shard.local.{user}.is_free", lambda port: True)
         after = local.up(lab, durable=False)
     assert after.port != before.port
     assert query(lab, "SHOW port") == str(after.port)

@@ -299,6 +299,23 @@ class Oracle:
         running.apply(topology, allow=ALLOW, listener=self.listener)
 
 
+def role(scene: Scene) -> str:
+    """Return the name of the application's role."""
+    return f"{scene.name.replace('-', '_')}_app"
+
+
+def drop_role(scene: Scene) -> None:
+    for server in (0, 1):
+        with scene.connect(server) as connection:
+            if connection.execute(
+                "SELECT 1 FROM pg_roles WHERE rolname = %s", [role(scene)]
+            ).fetchone():
+                connection.execute(f"DROP OWNED BY {role(scene)}")
+    for server in (0, 1):
+        with scene.connect(server) as connection:
+            connection.execute(f"DROP ROLE IF EXISTS {role(scene)}")
+
+
 def write(
     scene: Scene, version: str, schema: str, shards: str, premake: int = 1, suffix: str = ""
 ) -> None:
@@ -310,6 +327,7 @@ def write(
         "key: workspace_id\nservers:\n"
         f'  core: {{dsn: "{scene.dsns[0]}", peer_dsn: "{core}"}}\n'
         f'  east: {{dsn: "{scene.dsns[1]}", peer_dsn: "{east}"}}\n'
+        f"isolation: {{role: {role(scene)}}}\n"
         f"coordinator: core\nshards:\n{shards}"
         f"tables:\n  account: {{kind: reference}}\n{label}"
         "  event: {partition: {by: created_at, every: 1 month, retention: 1 month, "
@@ -399,6 +417,7 @@ def test_declared_locks_are_the_strongest(
     make_scene: MakeScene,
     clusters: Clusters,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     scene = make_scene("locks")
     schema = edited(FIRST)
@@ -408,6 +427,7 @@ def test_declared_locks_are_the_strongest(
     write(scene, "v3", schema, SWAPPED, 2, suffix=" keepalives_idle=20")
     write(scene, "v4", schema.replace("'why'", "'because'"), SWAPPED, 2)
     write(scene, "v5", FIRST.replace("ON event (kind)", "ON event (kind, size)"), ALONE)
+    request.addfinalizer(lambda: drop_role(scene))  # it is of a whole server
     oracle = Oracle(scene)
     with oracle.watching(monkeypatch):
         oracle.apply("v1")

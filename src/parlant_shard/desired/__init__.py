@@ -6,6 +6,7 @@ what the topology leaves to it (existing partitions, workspaces that live in has
 
 from parlant_shard.desired.build import desired
 from parlant_shard.desired.model import (
+    INTERNAL_VERSION,
     PEER_OPTIONS,
     SENTINEL,
     Desired,
@@ -13,13 +14,16 @@ from parlant_shard.desired.model import (
     publication_name,
     subscription_name,
 )
+from parlant_shard.desired.routing import shard_map
 
 __all__ = [
+    "INTERNAL_VERSION",
     "PEER_OPTIONS",
     "SENTINEL",
     "Desired",
     "Peer",
     "desired",
     "publication_name",
+    "shard_map",
     "subscription_name",
 ]

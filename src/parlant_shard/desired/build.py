@@ -102,8 +102,10 @@ class _Builder(Leaves, Federation):
         if not is_coordinator and name in self.replicated:
             for function in self._reference_functions(tables):
                 functions[function.signature] = function
+        role = self.topology.isolation.role
         catalog = Catalog(
             extensions=base.extensions,
+            roles=frozenset() if role is None else frozenset({role}),
             enums=base.enums,
             functions=functions,
             tables=tables,

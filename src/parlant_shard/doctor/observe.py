@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import ExecStatus
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composed, Identifier
 
 from parlant_shard import db, planner
@@ -22,6 +18,7 @@ from parlant_shard.ddlfile import Statement
 from parlant_shard.desired import Peer
 from parlant_shard.errors import CannotConnect, ShardError
 from parlant_shard.introspect import facts
+from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
@@ -35,17 +32,9 @@ LONG = 300
 
 _QUERIES = (
     "identity", "settings", "overrides", "login", "own_schema", "extensions", "slots",
-    "replication_load", "subscriptions", "indexes", "detaching", "constraints", "partitioned",
+    "subscriptions", "indexes", "detaching", "constraints", "partitioned",
     "transactions", "prepared", "parlant_columns", "enums", "tenant_links",
 )  # fmt: skip
-
-
-class Pooling(StrEnum):
-    """What stands between us and the server."""
-
-    NONE = "none"
-    SESSION = "session"  # something that keeps a server connection for us
-    TRANSACTION = "transaction"  # a server connection per transaction, or per statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +138,9 @@ def observe(topology: Topology) -> Observed:
 def _server(topology: Topology, name: str) -> Server | Pooling | int | ShardError:
     """Read one server; a major number where it is too old, the pooling where that forbids more."""
     try:
-        dsn = db.conninfo(topology, name)
         # Before anything is set: behind such a pooler our settings would stay on a connection
         # that the pooler hands to others.
-        pooling = pooling_of(dsn)
+        pooling = pooling_of(db.conninfo(topology, name), server=name)
         if pooling is Pooling.TRANSACTION:
             return pooling
         with db.session(topology, name, application="parlant-shard doctor") as connection:
@@ -188,6 +176,7 @@ def _read(topology: Topology, name: str, connection: db.Connection, pooling: Poo
 
     for query in _QUERIES:
         look(query, queries("doctor")[query])
+    look("replication_load", queries("capacity")["load"])
     if about.version_num >= 160_000:
         look("system_user", queries("doctor")["system_user"])
     usable = next((r["usable"] for r in rows.get("own_schema", ())), None)
@@ -264,77 +253,3 @@ def _sends_time_zone(connection: db.Connection) -> bool:
     if "timezone" in given.get(b"options", b"").decode(errors="replace").lower():
         return True
     return bool(os.environ.get("PGTZ"))
-
-
-# --- poolers --------------------------------------------------------------------------------------
-
-_PATIENCE = 5.0  # seconds; a pooler without a free server connection makes us wait in silence
-
-
-def pooling_of(dsn: str) -> Pooling:
-    """Find out whether statements of one connection go to one backend.
-
-    A pooler makes up the process id of the log-in; that alone tells a proxy. With a backend per
-    transaction, two open connections are seen in the same process, or one of them changes its
-    process. Leaves no state behind. A connection that fails gives `NONE`: whoever connects next
-    gets the same error and can say more about it.
-    """
-    opened: list[psycopg.Connection[Any]] = []
-    given = conninfo_to_dict(dsn)
-    extra = {"application_name": "parlant-shard doctor"}
-    if "connect_timeout" not in given:
-        extra["connect_timeout"] = str(db.CONNECT_TIMEOUT)
-    try:
-        for _ in range(2):
-            opened.append(psycopg.connect(make_conninfo(dsn, **extra), autocommit=True))
-        first, second = opened
-        pids = [_backend(first), _backend(second)]
-        if None in pids:
-            return Pooling.SESSION  # it waits for a free server connection
-        if pids[0] == pids[1]:
-            return Pooling.TRANSACTION
-        if pids[0] == first.info.backend_pid and pids[1] == second.info.backend_pid:
-            return Pooling.NONE
-        for _ in range(3):
-            # One transaction keeps a backend, so that the other connection has to take the next;
-            # the backend that is given back last is handed out first.
-            _run(first, b"BEGIN")
-            held, other = _backend(first), _backend(second)
-            _run(first, b"COMMIT")
-            if {held, other} != set(pids) or held != pids[0] or _backend(second) != pids[1]:
-                return Pooling.TRANSACTION
-    except (psycopg.Error, OSError):
-        return Pooling.NONE
-    else:
-        return Pooling.SESSION
-    finally:
-        for connection in opened:
-            connection.close()
-
-
-def _backend(connection: psycopg.Connection[Any]) -> int | None:
-    """The process that answers; None where nobody does in time."""
-    value = _run(connection, b"SELECT pg_catalog.pg_backend_pid()")
-    return None if value is None else int(value)
-
-
-def _run(connection: psycopg.Connection[Any], statement: bytes) -> bytes | None:
-    """Run a statement, and wait a little: no timeout of a server holds in a pooler's queue."""
-    pgconn = connection.pgconn
-    pgconn.send_query(statement)
-    pgconn.flush()
-    deadline = time.monotonic() + _PATIENCE
-    value = None
-    while True:
-        while pgconn.is_busy():  # else reading a result would wait without end
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pgconn.socket], [], [], left)[0]:
-                return None
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None:
-            return value
-        if result.status == ExecStatus.TUPLES_OK:
-            value = result.get_value(0, 0)
-        elif result.status != ExecStatus.COMMAND_OK:
-            raise psycopg.OperationalError("the statement failed")

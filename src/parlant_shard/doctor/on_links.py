@@ -7,6 +7,13 @@ from collections.abc import Iterator
 import postgast
 
 from parlant_shard.canonical import quote
+from parlant_shard.capacity import (
+    LIMITS,
+    Capacity,
+    capacity,
+    publisher_lacks,
+    subscriber_lacks,
+)
 from parlant_shard.desired import subscription_name
 from parlant_shard.doctor.observe import Observed, Server, is_local
 from parlant_shard.doctor.report import Finding, Severity, error, finding, info, warning
@@ -43,28 +50,10 @@ def _publisher(seen: Observed, source: Server) -> Iterator[Finding]:
             "ALTER SYSTEM SET wal_level = logical, then restart the coordinator",
         )
     names = {subscription_name(seen.topology, s) for s in seen.subscribers}
-    slots = source.all("slots")
-    new = len(names - {s["name"] for s in slots})
-    limit = source.number("max_replication_slots")
-    # The first copy of a table takes a slot and a sender of its own for as long as it runs.
-    needed = new + 1 if new else 0
-    if len(slots) + new > limit:
-        yield wrong(
-            "error",
-            "max_replication_slots",
-            f"{new} subscriptions are to be made, but {len(slots)} of {limit} replication slots "
-            "are taken",
-            f"ALTER SYSTEM SET max_replication_slots = {len(slots) + needed}, then restart",
-        )
-    senders = int(source.one("replication_load").get("senders", 0))
-    limit = source.number("max_wal_senders")
-    if senders + new > limit:
-        yield wrong(
-            "error",
-            "max_wal_senders",
-            f"{new} subscriptions are to be made, but {senders} of {limit} WAL senders are taken",
-            f"ALTER SYSTEM SET max_wal_senders = {senders + needed}, then restart",
-        )
+    new = len(names - {s["name"] for s in source.all("slots")})
+    if new:
+        for lack in publisher_lacks(_capacity(source), slots=new, senders=new):
+            yield wrong("error", lack.setting, lack.detail, lack.statement)
     if source.setting("max_slot_wal_keep_size") == "-1":
         yield wrong(
             "warning",
@@ -153,36 +142,23 @@ def _subscriptions(server: Server) -> Iterator[Finding]:
 
 
 def _subscriber_limits(server: Server) -> Iterator[Finding]:
-    """What a subscription takes that is yet to be made, or to copy: a worker for each of both."""
+    """What a subscription takes that is yet to be made, or to copy."""
     made = server.all("subscriptions")
     if made and not any(row["unsynced"] and not row["copying"] for row in made):
         return
-    needed = 1 if made else 2
-    load = server.one("replication_load")
-    limit = server.number("max_logical_replication_workers")
-    workers = int(load.get("workers", 0))
-    if limit - workers < needed:
+    starting = sum(not row["running"] for row in made) if made else 1
+    for lack in subscriber_lacks(_capacity(server), starting=starting, major=server.facts.major):
         yield error(
             server=server.name,
-            about="max_logical_replication_workers",
-            detail=f"a subscription takes a worker, and one more while it copies, but "
-            f"{workers} of {limit} are taken",
-            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {workers + needed}, then "
-            "restart",
+            about=lack.setting,
+            detail=lack.detail,
+            hint=lack.statement,
         )
-    # The limit of origins is a setting of its own since 18.
-    setting = (
-        "max_active_replication_origins" if server.facts.major >= 18 else "max_replication_slots"
-    )
-    origins = int(load.get("origins", 0))
-    if origins + needed > server.number(setting):
-        yield error(
-            server=server.name,
-            about=setting,
-            detail=f"a subscription takes a replication origin, and one more while it copies, but "
-            f"{origins} of {server.number(setting)} are taken",
-            hint=f"ALTER SYSTEM SET {setting} = {origins + needed}, then restart",
-        )
+
+
+def _capacity(server: Server) -> Capacity:
+    limits = {r["name"]: int(r["reset_val"]) for r in server.all("settings") if r["name"] in LIMITS}
+    return capacity(server.one("replication_load"), limits)
 
 
 # --- connections ----------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from parlant_shard.canonical import quote
-from parlant_shard.doctor.observe import OLDEST, Observed, Pooling, Server
+from parlant_shard.doctor.observe import OLDEST, Observed, Server
 from parlant_shard.doctor.report import Finding, Severity, error, finding, info, warning
+from parlant_shard.pooling import Pooling
 from parlant_shard.render import size
 
 NEWEST = 18
@@ -239,6 +240,7 @@ def constraint_exclusion(seen: Observed) -> Iterator[Finding]:
 
 def privileges(seen: Observed) -> Iterator[Finding]:
     topology = seen.topology
+    with_tables = {topology.coordinator, *seen.remote}
 
     def missing(server: Server, severity: Severity, what: str, hint: str) -> Finding:
         return finding(
@@ -275,7 +277,12 @@ def privileges(seen: Observed) -> Iterator[Finding]:
                 f"GRANT CREATE ON SCHEMA {schema} TO {user}",
             )
         role = topology.isolation.role
-        if role is not None and role not in facts.roles and "create-role" not in facts.can:
+        if (
+            role is not None
+            and server.name in with_tables
+            and role not in facts.roles
+            and "create-role" not in facts.can
+        ):
             yield missing(
                 server,
                 "error",

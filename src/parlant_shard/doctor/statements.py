@@ -251,7 +251,7 @@ def try_statements(
         else:
             # The topology's own indexes are not of the application: its file may bring them.
             bare = topology.model_copy(update={"indexes": {}})
-            scratch.rebuild(connection, planner._without_ours(base), bare)
+            scratch.rebuild(connection, planner.without_ours(base), bare)
             scratch.run_statements(connection, (), topology.namespace)
         _add_statistics(connection)
         return _Trial(connection, file).all(split(text))

@@ -110,6 +110,7 @@ class _Steps(
             case (
                 c.CreateInternal()
                 | c.CreateExtension()
+                | c.CreateRole()
                 | c.CreateEnum()
                 | c.AddEnumLabel()
                 | c.SetFunction()

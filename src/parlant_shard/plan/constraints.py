@@ -129,14 +129,7 @@ class Constraints(Builder):
             existing = begun if not partitioned else named(target.checks, check.name)
             if existing is not None and existing.definition != check.definition:
                 # Of another topology that was given up half-way.
-                yield self._on(
-                    change,
-                    f'drop leftover check "{check.name}" of "{target.name}"',
-                    self.ddl.alter(
-                        target.name, SQL("DROP CONSTRAINT {}").format(Identifier(check.name))
-                    ),
-                    phase=phase,
-                )
+                yield self._drop_leftover(change, "check", check.name, target, phase)
                 existing = None
             if existing is None:
                 yield self._on(
@@ -226,6 +219,17 @@ class Constraints(Builder):
             phase=phase,
         )
 
+    def _drop_leftover(
+        self, change: c.OnTable, what: str, name: str, target: Table, phase: Phase
+    ) -> Draft:
+        """Drop a constraint that an earlier run put on `target`, with another definition."""
+        return self._on(
+            change,
+            f'drop leftover {what} "{name}" of "{target.name}"',
+            self.ddl.alter(target.name, SQL("DROP CONSTRAINT {}").format(Identifier(name))),
+            phase=phase,
+        )
+
     def _add_foreign_key(self, change: c.AddForeignKey) -> Iterator[Draft]:
         table, fk = change.table, change.foreign_key
         phase = Phase.FOREIGN_KEYS if change.shard else Phase.REFERENCE_KEYS
@@ -245,14 +249,7 @@ class Constraints(Builder):
             own = [x for x in target.foreign_keys if not x.inherited]
             existing = named(own, fk.name) if partitioned else None
             if existing is not None and replace(existing, valid=True, inherited=False) != fk:
-                yield self._on(
-                    change,
-                    f'drop leftover foreign key "{fk.name}" of "{target.name}"',
-                    self.ddl.alter(
-                        target.name, SQL("DROP CONSTRAINT {}").format(Identifier(fk.name))
-                    ),
-                    phase=phase,
-                )
+                yield self._drop_leftover(change, "foreign key", fk.name, target, phase)
                 existing = None
             if existing is None:
                 yield self._on(

@@ -25,7 +25,6 @@ class Target:
     coordinator: str
     key: str
     key_type: str
-    shard_servers: frozenset[str]
     peers: Mapping[str, Peer]
     majors: Mapping[str, int]
 

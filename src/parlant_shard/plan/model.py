@@ -70,6 +70,7 @@ class Phase(IntEnum):
     INTERNAL = 11
     FINALIZE = 15  # PostgreSQL 18 cannot finalise a detach once the parent was altered
     DROP_VIEWS = 18  # views that would block a change; created again below
+    ROLES = 19  # what follows may grant to them
     TYPES_COORDINATOR = 20  # a foreign table must know an enum value before it reads one
     TYPES = 21
     FUNCTIONS = 22

@@ -13,6 +13,7 @@ from parlant_shard.ddl import names, render, text
 from parlant_shard.desired import PEER_OPTIONS
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Kind, Lock, Phase, Probe, secret_mark
+from parlant_shard.sqlfiles import queries
 
 
 class Replication(Builder):
@@ -122,16 +123,14 @@ class Replication(Builder):
                     lock=Lock.ACCESS_SHARE,
                 )
             case c.AwaitSubscription(subscription=subscription):
+                # The first line of the query is a comment for us.
+                copied = SQL(queries("capacity")["copied"].partition("\n")[2].strip())
                 yield draft(
                     Phase.SUBSCRIPTIONS,
                     f'wait until "{subscription.name}" has copied the reference tables',
-                    SQL(
-                        "SELECT count(*) = {} "
-                        "AND coalesce(bool_and(r.srsubstate IN ('r', 's')), true) AS done "
-                        "FROM pg_catalog.pg_subscription_rel r "
-                        "JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid "
-                        "WHERE s.subname = {}"
-                    ).format(Literal(len(subscription.tables)), Literal(subscription.name)),
+                    copied.format(
+                        name=Literal(subscription.name), count=Literal(len(subscription.tables))
+                    ),
                     kind=Kind.WAIT,
                 )
             case c.DropSubscription(subscription=subscription):

@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from parlant_shard import changes as c
 from parlant_shard.catalog import Relkind
 from parlant_shard.ddl import render
+from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Lock, Phase
 from parlant_shard.sqlfiles import queries
@@ -22,6 +23,7 @@ class Tables(Builder):
         self,
         change: c.CreateInternal
         | c.CreateExtension
+        | c.CreateRole
         | c.CreateEnum
         | c.AddEnumLabel
         | c.SetFunction,
@@ -29,12 +31,17 @@ class Tables(Builder):
         is_coordinator = change.server == self.target.coordinator
         types = Phase.TYPES_COORDINATOR if is_coordinator else Phase.TYPES
         match change:
-            case c.CreateInternal():
+            case c.CreateInternal(version=version):
+                scripts = [f"upgrade_{v}" for v in range(max(1, version), INTERNAL_VERSION)]
+                title = f"upgrade the schema parlant_shard from version {version}"
+                if not version:
+                    scripts.insert(0, "create")
+                    title = "create the schema parlant_shard for placement, journal and runs"
                 yield Draft(
                     phase=Phase.INTERNAL_COORDINATOR if is_coordinator else Phase.INTERNAL,
                     server=change.server,
-                    title="create the schema parlant_shard for placement, journal and runs",
-                    sql=_statements(queries("internal")["create"]),
+                    title=title,
+                    sql=tuple(s for n in scripts for s in _statements(queries("internal")[n])),
                     lock=Lock.ACCESS_EXCLUSIVE,
                 )
             case c.CreateExtension(name=name):
@@ -50,6 +57,19 @@ class Tables(Builder):
                             )
                         ),
                     ),
+                )
+            case c.CreateRole(name=name):
+                # Roles are of the whole server: another of its databases, or its lane of this very
+                # run, may have made it. There is no IF NOT EXISTS.
+                body = SQL(
+                    "BEGIN CREATE ROLE {} NOLOGIN NOBYPASSRLS; "
+                    "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END"
+                ).format(Identifier(name))
+                yield Draft(
+                    phase=Phase.ROLES,
+                    server=change.server,
+                    title=f'create role "{name}" of the application',
+                    sql=(render(SQL("DO {}").format(Literal(render(body)))),),
                 )
             case c.CreateEnum(enum=enum):
                 yield Draft(

@@ -64,12 +64,6 @@ SELECT s.slot_name::text AS name, s.database = pg_catalog.current_database() AS 
             THEN (pg_catalog.pg_current_wal_lsn() - s.restart_lsn)::bigint END AS kept
   FROM pg_catalog.pg_replication_slots s ORDER BY 1;
 
--- name: replication_load
--- What of the limits of replication is taken already.
-SELECT (SELECT count(*) FROM pg_catalog.pg_stat_replication) AS senders,
-       (SELECT count(*) FROM pg_catalog.pg_replication_origin) AS origins,
-       (SELECT count(*) FROM pg_catalog.pg_stat_subscription s WHERE s.pid IS NOT NULL) AS workers;
-
 -- name: subscriptions
 -- Subscriptions of this database: on, copied, connected, and how often they failed.
 SELECT s.subname::text AS name, s.subenabled AS enabled,

@@ -1,5 +1,5 @@
 -- name: create
--- Version 1 of the schema that holds our state, the same on every server.
+-- Version 1 of the schema that holds our state, the same on every server; upgrades follow it.
 CREATE SCHEMA IF NOT EXISTS parlant_shard;
 REVOKE ALL ON SCHEMA parlant_shard FROM PUBLIC;
 CREATE TABLE parlant_shard.meta (
@@ -75,3 +75,14 @@ CREATE FUNCTION parlant_shard.bucket(workspace text) RETURNS int
           FROM pg_catalog.sha256(pg_catalog.convert_to(workspace, 'UTF8')) AS h $$;
 COMMENT ON FUNCTION parlant_shard.bucket(text) IS 'The hash bucket of a workspace: the first two bytes of sha256 over its UTF-8 bytes, modulo 4096.';
 INSERT INTO parlant_shard.meta (version) VALUES (1);
+
+-- name: upgrade_1
+-- From version 1 to 2: the map that routers read.
+CREATE TABLE parlant_shard.map (
+  topology text PRIMARY KEY,
+  map jsonb NOT NULL,
+  epoch bigint NOT NULL,
+  updated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE parlant_shard.map IS 'Coordinator: the shard map that routers follow. The epoch grows with every change.';
+UPDATE parlant_shard.meta SET version = 2;

@@ -32,7 +32,8 @@ SELECT current_setting('server_version_num')::int AS version_num,
        (SELECT pg_catalog.array_agg(x.rolname::text) FROM pg_catalog.pg_roles x) AS roles,
        (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings s
          WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'server_encoding',
-                          'max_logical_replication_workers', 'max_locks_per_transaction',
+                          'max_logical_replication_workers', 'max_active_replication_origins',
+                          'max_locks_per_transaction',
                           'max_connections', 'max_prepared_transactions', 'max_slot_wal_keep_size',
                           'constraint_exclusion', 'password_encryption', 'server_version',
                           'default_transaction_read_only', 'max_worker_processes',
@@ -268,6 +269,8 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
          WHERE c.relnamespace = n.oid AND c.relkind = 'r'
            AND c.relname IN ('meta', 'object', 'shard', 'directory', 'placement', 'run', 'step'))
          AS ours,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'map') AS map,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 

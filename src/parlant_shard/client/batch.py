@@ -1,0 +1,86 @@
+"""Many sets of parameters for one statement: they go to one shard, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import psycopg
+
+from parlant_shard.client import failures
+from parlant_shard.client.result import Answer
+from parlant_shard.client.steps import Call, Command, Context, Core, placed, routed
+from parlant_shard.router.route import Route, RouteTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The texts for one target with the parameters of each, in the order they were given."""
+
+    route: Route
+    target: RouteTarget
+    groups: tuple[tuple[str, list[Any]], ...]
+
+
+def planned(
+    core: Core, calls: Sequence[Call], context: Context
+) -> Generator[Command, Any, Batch | None]:
+    """Route every set. Raises Unroutable (PS645) where they belong to several shards."""
+    shard_map = core.current()
+    route: Route | None = None
+    targets: list[RouteTarget] = []
+    for call in calls:
+        route = yield from routed(core, shard_map, call, context)
+        found = placed(route, context, shard_map)
+        homes = {(t.server, t.shard) for t in (*targets[:1], *found)}
+        if len(homes) > 1:
+            raise failures.refused(
+                route,
+                "PS645",
+                "the sets of parameters belong to several shards",
+                "group them by workspace, and call executemany once for each",
+            )
+        targets += found
+    if route is None:
+        return None
+    groups = tuple(
+        (text, [t.params for t in some]) for text, some in groupby(targets, key=lambda t: t.sql)
+    )
+    return Batch(route=route, target=targets[0], groups=groups)
+
+
+def collected(cursor: Any, rows: list[Any]) -> Answer:
+    """Everything that a psycopg cursor has to say, with the rows that were fetched from it."""
+    return Answer(cursor.description, rows, cursor.rowcount, cursor.statusmessage)
+
+
+def rows_of(cursor: Any) -> list[Any]:
+    """The rows of a statement in a pipeline; fetching is what makes it answer."""
+    try:
+        found: list[Any] = cursor.fetchall()
+    except psycopg.ProgrammingError:
+        if cursor.pgresult is None or cursor.description is not None:
+            raise
+        return []  # it has answered, and not with rows
+    return found
+
+
+def collected_many(cursor: Any, *, returning: bool) -> Answer:
+    """The answer of psycopg's `executemany`: with `returning` it has a result for every set."""
+    description = cursor.description
+    if not returning or description is None:
+        return Answer(None, [], cursor.rowcount, cursor.statusmessage)
+    rows: list[Any] = []
+    while True:
+        rows += cursor.fetchall()
+        if not cursor.nextset():
+            return Answer(description, rows, len(rows), cursor.statusmessage)
+
+
+def together(answers: Sequence[Answer]) -> Answer:
+    """The answer of a batch that was sent as several texts."""
+    last = answers[-1]
+    rows = [row for a in answers for row in a.rows]
+    return Answer(last.description, rows, sum(a.rowcount for a in answers), last.statusmessage)

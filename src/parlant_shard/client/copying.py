@@ -1,0 +1,92 @@
+"""COPY on a synchronous connection. The asynchronous twin is in `aio`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from parlant_shard.client import copytext, failures
+from parlant_shard.client.steps import Call, placed, routed
+from parlant_shard.router.route import Params
+from parlant_shard.shardmap import ShardMap
+from parlant_shard.sqlfiles import queries
+
+if TYPE_CHECKING:
+    from parlant_shard.client.sync import Connection
+
+
+@contextmanager
+def copied(connection: Connection, text: str, params: Params) -> Iterator[psycopg.Copy]:
+    """Carry out a COPY; the block reads or writes the stream."""
+    context, core = connection.context, connection.core
+    shard_map = core.current()
+    copy = copytext.read(text, params, shard_map)
+    if isinstance(copy, copytext.CopyOut):
+        call = Call(sql=copy.query, params=params or None)
+        route = connection.perform(routed(core, shard_map, call, context))
+        targets = placed(route, context, shard_map)
+        if len(targets) > 1:
+            raise several(route)
+        real = connection.real(targets[0].server, targets[0].shard)
+        statement = copytext.out_text(targets[0], copy.options)
+        with connection.block(real.cursor().copy(statement, targets[0].params or None)) as stream:
+            yield stream
+        return
+    route = copytext.in_route(copy, shard_map, context)
+    (target,) = placed(route, context, shard_map)
+    if target.shard is None:
+        real = connection.real(target.server)
+        into = copytext.direct(copy, shard_map)
+        with connection.block(real.cursor().copy(into)) as stream:
+            yield stream
+        return
+    assert context.workspace is not None
+    with nullcontext() if context.transaction else connection.transaction():
+        cursor = connection.real(target.server, target.shard).cursor()
+        try:
+            generated = frozenset(
+                row[0] for row in cursor.execute(*generated_columns(copy, shard_map, target.shard))
+            )
+            staging = copytext.staged(
+                copy,
+                shard_map,
+                shard=target.shard,
+                workspace=context.workspace,
+                generated=generated,
+            )
+            cursor.execute(staging.create)
+        except psycopg.Error as error:
+            raise connection.translated(error) from error
+        with connection.block(cursor.copy(staging.copy)) as stream:
+            yield stream
+        try:
+            if staging.check is not None:
+                row = cursor.execute(staging.check).fetchone()
+                if row is not None and row[0]:
+                    raise copytext.foreign_rows(row[0], context.workspace)
+            cursor.execute(staging.insert)
+            cursor.execute(staging.drop)
+        except psycopg.Error as error:
+            if failures.is_stale(error):
+                connection.router.refresh()
+            raise connection.translated(error) from error
+
+
+def several(route: Any) -> Exception:
+    return failures.refused(
+        route,
+        "PS650",
+        "the copied query reads several shards",
+        "copy the rows of one workspace at a time, or use router.all_workspaces()",
+    )
+
+
+def generated_columns(
+    copy: copytext.CopyIn, shard_map: ShardMap, shard: str
+) -> tuple[bytes, dict[str, str]]:
+    """The question which columns COPY without a list leaves out."""
+    table = shard_map.physical(copy.table, shard)
+    return queries("map")["generated"].encode(), {"namespace": shard_map.namespace, "table": table}

@@ -1,0 +1,203 @@
+"""Errors of the client: ours and psycopg's at once, with a code, a hint, and what became of it.
+
+An application that catches `psycopg.errors.UniqueViolation` goes on catching it; whoever asks for
+`ShardError` gets a code and a hint. `diag` and `sqlstate` are those of the original.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from parlant_shard import db
+from parlant_shard.errors import CannotConnect, RoutingError, ShardError
+from parlant_shard.router.route import Kind, Route, Unroutable
+
+FENCED = "PS002"
+"""SQLSTATE of the fence: the workspace is being moved, or has been."""
+
+_WORKSPACE_CHECK = "_workspace_check"
+
+# The server is going, gone or not yet there: the session is lost whatever the statement was.
+_GOING = frozenset({"57P01", "57P02", "57P03", "57P05"})
+
+_HINTS = {
+    "40001": "run the whole transaction again",
+    "40P01": "run the whole transaction again",
+    "55P03": "another session holds the lock; run it again",
+    "57014": "it was cancelled, by statement_timeout as a rule",
+    "25006": "the server takes no writes: a copy of a reference table, a read-only connection, or "
+    "a server that became a replica",
+    "25P02": "an earlier statement of the transaction failed: roll it back",
+    "42501": "grant the right to the role of the server's dsn",
+    "53300": "the server has no free connection slot: lower max_size, or raise max_connections",
+}
+_UNPREPARED = "set `prepare_threshold=None`: a pooler in transaction mode lost a prepared statement"
+_HINTS |= {"26000": _UNPREPARED, "42P05": _UNPREPARED}
+_BY_CLASS = {
+    "22": "correct the value",
+    "23": "the row violates a constraint; psycopg's `diag` on this error has the details",
+    "42": "correct the statement, or apply the topology where the schema changed",
+    "53": "the server lacks memory, disk space or connections",
+}
+
+
+def is_stale(error: psycopg.Error) -> bool:
+    """Whether a server said that the workspace is not (or no longer) on that shard."""
+    if error.sqlstate == FENCED:
+        return True
+    name = error.diag.constraint_name or ""
+    return error.sqlstate == "23514" and name.endswith(_WORKSPACE_CHECK)
+
+
+def is_outdated(error: psycopg.Error) -> bool:
+    """Whether a table or column is missing: wrong SQL, or a map that is older than the schema."""
+    return error.sqlstate in {"42P01", "42703"}
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether the connection is gone, and with it the answer."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError)
+    return state in _GOING or state.startswith("08")
+
+
+def of_statement(
+    error: psycopg.Error,
+    *,
+    server: str,
+    shard: str | None = None,
+    writes: bool = True,
+    transaction: bool = False,
+) -> ShardError:
+    """What a statement ended with. `writes` and `transaction` decide what may have happened."""
+    where = f'server "{server}"' + (f', shard "{shard}"' if shard else "")
+    said = _said(error)
+    if is_lost(error):
+        if transaction:
+            fate, code = "the transaction was rolled back", "PS639"
+            hint = "nothing of the transaction happened; run all of it again"
+        elif writes:
+            fate, code = "the statement may or may not have happened", "PS638"
+            hint = "look whether it did before it is sent again; it was not retried"
+        else:
+            fate, code = "nothing was changed", "PS639"
+            hint = "it was a read: send it again when the server is back"
+        return _dual(
+            RoutingError, error, f"{where}: the connection was lost, {fate}: {said}", code, hint
+        )
+    state = error.sqlstate or ""
+    if is_stale(error):
+        again = "run the transaction again" if transaction else "try again in a moment"
+        return _dual(
+            RoutingError,
+            error,
+            f"{where}: the workspace does not live there, or is being moved: {said}",
+            "PS641",
+            f"nothing was changed; {again}: the shard map has been read again",
+        )
+    todo = error.diag.message_hint or _HINTS.get(state) or _BY_CLASS.get(state[:2])
+    return _dual(
+        RoutingError,
+        error,
+        f"{where}: {said}" + (f" [{state}]" if state else ""),
+        "PS640",
+        todo or "look at the server's log",
+    )
+
+
+def of_commit(error: psycopg.Error, *, server: str) -> ShardError:
+    """What a COMMIT ended with: the one moment at which nobody can know."""
+    if not is_lost(error):
+        return of_statement(error, server=server, transaction=True)
+    return _dual(
+        RoutingError,
+        error,
+        f'server "{server}": the connection was lost during COMMIT, the transaction may or may not '
+        f"have been committed: {_said(error)}",
+        "PS638",
+        "look whether its effects are there before it is run again; it was not retried",
+    )
+
+
+def cannot_connect(error: Exception, *, server: str) -> ShardError:
+    """No connection could be opened: nothing was sent."""
+    said = db.redact(str(error)).strip().splitlines()
+    cause = error if isinstance(error, psycopg.Error) else psycopg.OperationalError(str(error))
+    return _dual(
+        CannotConnect,
+        cause,
+        f'server "{server}" cannot be reached: {said[0] if said else type(error).__name__}',
+        "PS637",
+        "nothing was sent; try again when the server is back, or correct its dsn",
+    )
+
+
+def exhausted(server: str, *, size: int, timeout: float) -> ShardError:
+    """All connections of a pool were in use for too long: nothing was sent."""
+    return _dual(
+        RoutingError,
+        PoolTimeout(""),
+        f'all {size} connections to server "{server}" were in use for {timeout:g} s',
+        "PS636",
+        "nothing was sent; raise `max_size`, or hold connections for a shorter time",
+    )
+
+
+def closed(what: str) -> ShardError:
+    return _dual(
+        RoutingError,
+        psycopg.InterfaceError(""),
+        f"the {what} is closed",
+        "PS643",
+        f"open a new one; nothing was sent through this {what}",
+    )
+
+
+def misused(message: str, hint: str) -> ShardError:
+    """A call that cannot be carried out here; nothing was sent."""
+    return _dual(RoutingError, psycopg.ProgrammingError(""), message, "PS635", hint)
+
+
+def refused(route: Route, code: str, reason: str, hint: str) -> Unroutable:
+    """A statement that could be routed, but not here."""
+    return Unroutable(
+        Route(
+            kind=Kind.REFUSED,
+            statement=route.statement,
+            workspaces=route.workspaces,
+            why=route.why,
+            writes=route.writes,
+            numbered=route.numbered,
+            code=code,
+            reason=reason,
+            hint=hint,
+        )
+    )
+
+
+def _said(error: psycopg.Error) -> str:
+    """PostgreSQL's own words, in one line, without the row that a constraint quotes."""
+    text = error.diag.message_primary or str(error).strip() or type(error).__name__
+    return db.redact(" ".join(text.split()))
+
+
+def _dual(
+    base: type[ShardError], error: psycopg.Error, message: str, code: str, hint: str
+) -> ShardError:
+    both: tuple[Any, Any] = (base, type(error))
+    made: ShardError = _class(*both)(message, code=code, hint=hint)
+    for name in ("_info", "_encoding", "sqlstate"):
+        if hasattr(error, name):
+            setattr(made, name, getattr(error, name))
+    return made
+
+
+@cache
+def _class(base: Any, cause: Any) -> Any:
+    """A class that is both: psycopg's for the application's `except`, ours for code and hint."""
+    return type(cause.__name__, (base, cause), {"__module__": __name__, "__doc__": cause.__doc__})

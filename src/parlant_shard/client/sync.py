@@ -1,0 +1,693 @@
+"""The synchronous router: `Router`, its connections and cursors."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import RawCursor, RawServerCursor
+
+from parlant_shard.client import batch, copying, failures
+from parlant_shard.client.bound import (
+    Bound,
+    Described,
+    Routing,
+    ServerDescribed,
+    needs_transaction,
+    of_probe,
+    threads_for,
+)
+from parlant_shard.client.options import RowFactory
+from parlant_shard.client.pools import Connection as Real
+from parlant_shard.client.pools import Pools, is_alive
+from parlant_shard.client.result import NOT_YET, NOTHING, Answer, Result
+from parlant_shard.client.steps import (
+    Ask,
+    Call,
+    Command,
+    Context,
+    Pause,
+    Refresh,
+    Run,
+    executed,
+    placed,
+    routed,
+)
+from parlant_shard.router.route import Params, Route, RouteTarget
+from parlant_shard.shardmap import ShardMap
+from parlant_shard.topology import Topology
+
+T = TypeVar("T")
+
+
+class Router(Routing):
+    """Sends every statement to its shard. Thread-safe; make one per process and close it.
+
+    `shard_map` is a map or a JSON file of one; without it the map is loaded from the coordinator
+    and kept fresh. The other arguments are the fields of `client.options.Options`.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        shard_map: ShardMap | str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(topology, shard_map, options)
+        self._maps.start()
+        self.pools = Pools(topology, self.options)
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pools and stop following the map. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._maps.close()
+        self.pools.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def refresh(self) -> ShardMap:
+        """Load the map again, now."""
+        return self._maps.refresh()
+
+    def resolve(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        workspace: str | None = None,
+        all_workspaces: bool = False,
+    ) -> Route:
+        """Say where a statement would go; an id that decides is looked up on the shards."""
+        with self._connection(workspace, everything=all_workspaces) as connection:
+            return connection.resolve(sql, params)
+
+    def execute(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        workspace: str | None = None,
+        all_workspaces: bool = False,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+        row_factory: RowFactory | None = None,
+    ) -> Result:
+        """Run one statement on its shard, by itself."""
+        with self._connection(workspace, everything=all_workspaces) as connection:
+            call = Call(
+                sql=sql, params=params, prepare=prepare, binary=binary, row_factory=row_factory
+            )
+            return connection.run(call)
+
+    def executemany(
+        self,
+        sql: str,
+        params_seq: Iterable[Params],
+        *,
+        workspace: str | None = None,
+        returning: bool = False,
+    ) -> Result:
+        """Run a statement with many sets of parameters, all of one shard, in one transaction."""
+        with self._connection(workspace) as connection:
+            return connection.executemany(sql, params_seq, returning=returning)
+
+    def workspace(
+        self, workspace: str, *, row_factory: RowFactory | None = None
+    ) -> AbstractContextManager[Connection]:
+        """Give a connection whose statements are of one workspace, each by itself."""
+        return self._connection(workspace, row_factory=row_factory)
+
+    def all_workspaces(
+        self, *, row_factory: RowFactory | None = None
+    ) -> AbstractContextManager[Connection]:
+        """Give a connection that reads all workspaces, through the federated views."""
+        return self._connection(None, everything=True, row_factory=row_factory)
+
+    @contextmanager
+    def transaction(
+        self, workspace: str | None = None, *, row_factory: RowFactory | None = None
+    ) -> Iterator[Connection]:
+        """Give a connection in a transaction: committed at the end, rolled back on an error.
+
+        Without a workspace it belongs to the shard of its first statement.
+        """
+        with (
+            self._connection(workspace, row_factory=row_factory) as connection,
+            connection.transaction(),
+        ):
+            yield connection
+
+    def copy(
+        self, sql: str, params: Params = None, *, workspace: str | None = None
+    ) -> AbstractContextManager[psycopg.Copy]:
+        """COPY a table of a workspace: `with router.copy("COPY t FROM STDIN", workspace=w)`."""
+        return self._copied(sql, params, workspace)
+
+    @contextmanager
+    def _copied(self, sql: str, params: Params, workspace: str | None) -> Iterator[psycopg.Copy]:
+        with self._connection(workspace) as connection, connection.copy(sql, params) as copy:
+            yield copy
+
+    @contextmanager
+    def _connection(
+        self,
+        workspace: str | None,
+        *,
+        everything: bool = False,
+        row_factory: RowFactory | None = None,
+    ) -> Iterator[Connection]:
+        if self._closed:
+            raise failures.closed("router")
+        context = Context(workspace=workspace, everything=everything)
+        connection = Connection(self, context, row_factory or self.options.row_factory)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def parallel(self, work: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
+        """Do a piece of work for every item, at once; the first error in order is raised."""
+        found = list(items)
+        if len(found) == 1:
+            return [work(found[0])]
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(
+                    max_workers=threads_for(self.topology),
+                    thread_name_prefix="parlant-shard",
+                )
+        futures = [self._threads.submit(work, item) for item in found]
+        errors = [future.exception() for future in futures]
+        for error in errors:
+            if error is not None:
+                raise error
+        return [future.result() for future in futures]
+
+
+class Connection(Bound):
+    """Shaped as a psycopg connection: statements go to the shard of the workspace.
+
+    Outside of `transaction()` every statement is by itself. It borrows one server connection at a
+    time and gives it back when it is closed.
+    """
+
+    def __init__(self, router: Router, context: Context, row_factory: RowFactory) -> None:
+        super().__init__(router.core, context, row_factory)
+        self.router = router
+        self._real: tuple[str, Real] | None = None
+        self._pipeline: psycopg.Pipeline | None = None
+        self._begin: Callable[[Real], None] | None = None
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the server connection back; an open transaction is rolled back."""
+        with self.lock:
+            self.closed = True
+            self._release()
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Result:
+        return self.run(Call(sql=sql, params=params, prepare=prepare, binary=binary))
+
+    def executemany(
+        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> Result:
+        """Run a statement with many sets of parameters, all of one shard, in one transaction."""
+        with self.lock:
+            calls = [Call(sql=sql, params=params) for params in params_seq]
+            work = self.perform(batch.planned(self.core, calls, self.context))
+            if work is None:
+                return Result(NOTHING)
+            if self.context.transaction:
+                return Result(self._many(work, returning=returning))
+            with self.transaction():
+                return Result(self._many(work, returning=returning))
+
+    def _many(self, work: batch.Batch, *, returning: bool) -> Answer:
+        target = work.target
+        real = self.real(target.server, target.shard)
+        answers = []
+        try:
+            for text, params in work.groups:
+                cursor = self._cursor(real, work.route, None)
+                cursor.executemany(text, params, returning=returning)
+                answers.append(batch.collected_many(cursor, returning=returning))
+        except psycopg.Error as error:
+            if failures.is_stale(error):
+                self.router.refresh()
+            raise self.failed(error, target, work.route) from error
+        return batch.together(answers)
+
+    def resolve(self, sql: str, params: Params = None) -> Route:
+        """Say where a statement would go; an id that decides is looked up on the shards."""
+        with self.lock:
+            call = Call(sql=sql, params=params)
+            return self.perform(routed(self.core, self.core.current(), call, self.context))
+
+    def run(self, call: Call) -> Result:
+        with self.lock:
+            self.check_open()
+            answer = self.perform(executed(self.core, call, self.context))
+            return answer if isinstance(answer, Result) else Result(answer)
+
+    def cursor(
+        self,
+        name: str | None = None,
+        *,
+        row_factory: RowFactory | None = None,
+        scrollable: bool | None = None,
+    ) -> Cursor | ServerCursor:
+        """Give a cursor; with a name, one on the server, in a transaction only."""
+        factory = row_factory or self.row_factory
+        if name is None:
+            return Cursor(self, factory)
+        return ServerCursor(self, name, factory, scrollable=scrollable)
+
+    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+        """COPY … FROM STDIN or TO STDOUT of a table of the workspace, or of a query."""
+        return copying.copied(self, sql, params)
+
+    # --- transactions and pipelines --------------------------------------------------------------
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, *, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction | None]:
+        """Begin a transaction, or a savepoint within one. Belongs to one shard.
+
+        Gives psycopg's transaction, or None where the shard is only known with the first statement.
+        """
+        self.check_open()
+        context = self.context
+        if context.transaction:
+            self.check_savepoint(self._real is not None)
+            assert self._real is not None
+            with self.block(self._real[1].transaction(savepoint_name, force_rollback)) as real:
+                yield real
+            return
+        pinned = context.pinned  # by a pipeline around it
+        open_: list[AbstractContextManager[psycopg.Transaction]] = []
+        given: list[psycopg.Transaction] = []
+
+        def begin(connection: Real) -> None:
+            block = connection.transaction(savepoint_name, force_rollback)
+            given.append(block.__enter__())
+            open_.append(block)
+
+        context.transaction = True
+        if not pinned:
+            context.unpin()
+        self._begin = begin
+        try:
+            home = context.home(self.core.current())
+            if home is not None or pinned:
+                server, shard = home or (context.server or "", context.shard)
+                self.real(server, shard)
+            yield given[0] if given else None
+        except BaseException as error:
+            if not open_:
+                if isinstance(error, psycopg.Rollback):
+                    return
+                raise
+            if self._end(open_[0], error):
+                return
+            raise
+        else:
+            if open_:
+                self._commit(open_[0])
+        finally:
+            context.transaction, self._begin = False, None
+            if not pinned:
+                context.unpin()
+
+    def _end(self, block: AbstractContextManager[Any], error: BaseException) -> bool:
+        """Leave a block by an error: that one counts, whatever becomes of a rollback."""
+        try:
+            return bool(block.__exit__(type(error), error, error.__traceback__))
+        except psycopg.Error:
+            return False
+
+    def _commit(self, block: AbstractContextManager[psycopg.Transaction]) -> None:
+        try:
+            block.__exit__(None, None, None)
+        except psycopg.Error as error:
+            raise self.not_committed(error) from error
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Send statements without waiting for each answer; results are read when asked for."""
+        with self.lock:
+            self.check_open()
+            context = self.context
+            before = context.pinned
+            server, shard = self.pipeline_home()
+            real = self.real(server, shard)
+            context.pin(server, shard)
+        try:
+            with self.block(real.pipeline()) as pipeline:
+                self._pipeline = pipeline
+                try:
+                    yield pipeline
+                finally:
+                    self._pipeline = None
+        finally:
+            if not before:
+                context.unpin()
+
+    @contextmanager
+    def block(self, manager: AbstractContextManager[T]) -> Iterator[T]:
+        """Enter a block of psycopg's. Its own errors are translated, those of the body pass."""
+        try:
+            given = manager.__enter__()
+        except psycopg.Error as error:
+            raise self.translated(error) from error
+        try:
+            yield given
+        except BaseException as error:
+            if not self._end(manager, error):
+                raise
+        else:
+            try:
+                manager.__exit__(None, None, None)
+            except psycopg.Error as error:
+                raise self.translated(error) from error
+
+    # --- carrying out commands -------------------------------------------------------------------
+
+    def perform(self, steps: Generator[Command, Any, T]) -> T:
+        """Carry out what the generator asks for, until it has its answer."""
+        try:
+            command = next(steps)
+            while True:
+                try:
+                    answer = self._carry_out(command)
+                except Exception as error:
+                    command = steps.throw(error)
+                else:
+                    command = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _carry_out(self, command: Command) -> Any:
+        match command:
+            case Run(route, targets, call):
+                if len(targets) == 1:
+                    return [self._one(targets[0], route, call)]
+                self._release()
+                return self.router.parallel(lambda t: self._apart(t, route, call), targets)
+            case Ask(on, params):
+                return self._ask(on, params)
+            case Refresh():
+                return self.router.refresh()
+            case Pause(seconds):
+                self._release()
+                time.sleep(seconds)
+        return None
+
+    def _one(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        real = self.real(target.server, target.shard)
+        if self.context.everything and not self.context.transaction:
+            real.read_only = True
+            try:
+                with real.transaction():
+                    return self._sent(real, target, route, call)
+            finally:
+                if not real.closed:
+                    real.read_only = None
+        return self._sent(real, target, route, call)
+
+    def _apart(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        """Run one of several targets, on a connection of its own."""
+        real = self.router.pools.acquire(target.server)
+        try:
+            return self._sent(real, target, route, call)
+        except psycopg.Error as error:
+            raise self.failed(error, target, route) from error
+        finally:
+            self.router.pools.release(target.server, real)
+
+    def _sent(self, real: Real, target: RouteTarget, route: Route, call: Call) -> Answer:
+        cursor = self._cursor(real, route, call.row_factory)
+        cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
+        if self._pipeline is not None:
+            later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
+            return later  # type: ignore[no-any-return]  # run() gives it out as it is
+        return batch.collected(cursor, [] if cursor.description is None else cursor.fetchall())
+
+    def _ask(self, on: Any, params: Any) -> list[Any]:
+        """Run a query of ours on several servers; in a transaction, here on its own connection."""
+        context = self.context
+        if not context.pinned:
+            self._release()
+
+        def ask(server: str) -> list[Any]:
+            if context.pinned and self._real is not None and self._real[0] == server:
+                return self._real[1].cursor().execute(on[server], params).fetchall()
+            real = self.router.pools.acquire(server)
+            try:
+                return real.execute(on[server], params).fetchall()
+            finally:
+                self.router.pools.release(server, real)
+
+        def translated(server: str) -> list[Any]:
+            try:
+                return ask(server)
+            except psycopg.Error as error:
+                raise of_probe(error, server) from error
+
+        return [row for rows in self.router.parallel(translated, on) for row in rows]
+
+    def _cursor(self, real: Real, route: Route, row_factory: RowFactory | None) -> Any:
+        factory = row_factory or self.row_factory
+        if route.numbered:
+            return RawCursor(real, row_factory=factory)
+        return real.cursor(row_factory=factory)
+
+    def real(self, server: str, shard: str | None = None) -> Real:
+        """The server connection to use: the pinned one, or one to that server."""
+        context = self.context
+        if context.pinned and self._real is not None:
+            context.shard = context.shard or shard
+            return self._begun(self._real[1])
+        if self._real is not None and (self._real[0] != server or not is_alive(self._real[1])):
+            if self._real[0] == server:
+                self._real[1].close()
+            self._release()
+        if self._real is None:
+            self._real = (server, self.router.pools.acquire(server))
+        if context.transaction:
+            context.pin(server, shard)
+        return self._begun(self._real[1])
+
+    def _begun(self, real: Real) -> Real:
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            try:
+                begin(real)
+            except psycopg.Error as error:
+                raise failures.of_statement(
+                    error, server=self.context.server or "", transaction=True
+                ) from error
+        return real
+
+    def _release(self) -> None:
+        if self._real is not None:
+            server, real = self._real
+            self._real = None
+            with suppress(psycopg.Error):
+                self.router.pools.release(server, real)
+
+
+class _Later(Result):
+    """A result that a pipeline has not answered yet: reading it waits for it."""
+
+    def __init__(self, cursor: Any, failed: Callable[[psycopg.Error], Exception]) -> None:
+        super().__init__(NOT_YET)
+        self._cursor: Any = cursor
+        self._failed = failed
+
+    def _load(self) -> Answer:
+        if self._cursor is not None:
+            cursor, self._cursor = self._cursor, None
+            try:
+                self._answer = batch.collected(cursor, batch.rows_of(cursor))
+            except psycopg.Error as error:
+                raise self._failed(error) from error
+        return self._answer
+
+
+class Cursor(Described):
+    """Shaped as psycopg's client-side cursor: the last result of its connection's statements."""
+
+    def __init__(self, connection: Connection, row_factory: RowFactory) -> None:
+        self.connection = connection
+        self.row_factory = row_factory
+        self.arraysize = 1
+        self.closed = False
+        self._result: Result = Result(NOT_YET)
+
+    def execute(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Cursor:
+        self._check()
+        self._result = self.connection.run(
+            Call(
+                sql=sql,
+                params=params,
+                prepare=prepare,
+                binary=binary,
+                row_factory=self.row_factory,
+            )
+        )
+        return self
+
+    def executemany(
+        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> None:
+        self._check()
+        self._result = self.connection.executemany(sql, params_seq, returning=returning)
+
+    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+        self._check()
+        return self.connection.copy(sql, params)
+
+    def fetchone(self) -> Any | None:
+        self._check()
+        return self._result.fetchone()
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        self._check()
+        return self._result.fetchmany(size or self.arraysize)
+
+    def fetchall(self) -> list[Any]:
+        self._check()
+        return self._result.fetchall()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return iter(self._result)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if self.closed:
+            raise failures.closed("cursor")
+
+
+class ServerCursor(ServerDescribed):
+    """A cursor on the server of the transaction's shard: rows come as they are fetched."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        row_factory: RowFactory,
+        *,
+        scrollable: bool | None = None,
+    ) -> None:
+        super().__init__(name, row_factory, scrollable=scrollable)
+        self.connection = connection
+
+    def execute(self, sql: str, params: Params = None) -> ServerCursor:
+        connection = self.connection
+        with connection.lock:
+            self.close()
+            context = connection.context
+            if not context.transaction:
+                raise needs_transaction(self.name)
+            core = connection.core
+            shard_map = core.current()
+            call = Call(sql=sql, params=params)
+            route = connection.perform(routed(core, shard_map, call, context))
+            (target,) = placed(route, context, shard_map)
+            real = connection.real(target.server, target.shard)
+            kind: Any = RawServerCursor if route.numbered else psycopg.ServerCursor
+            self._real = kind(real, self.name, **self._options)
+            self._real.itersize = self.itersize
+            self._do(lambda: self._real.execute(target.sql, target.params))
+        return self
+
+    def fetchone(self) -> Any | None:
+        return self._do(lambda: self._open().fetchone())
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        return list(self._do(lambda: self._open().fetchmany(size or 1)))
+
+    def fetchall(self) -> list[Any]:
+        return list(self._do(lambda: self._open().fetchall()))
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        self._do(lambda: self._open().scroll(value, mode))
+
+    def __iter__(self) -> Iterator[Any]:
+        while rows := self.fetchmany(self.itersize):
+            yield from rows
+
+    def close(self) -> None:
+        if self._real is not None:
+            real, self._real = self._real, None
+            with suppress(psycopg.Error):
+                real.close()
+
+    def __enter__(self) -> ServerCursor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except psycopg.Error as error:
+            raise self.connection.translated(error) from error

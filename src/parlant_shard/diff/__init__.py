@@ -1,0 +1,25 @@
+"""Compare live catalogues with desired ones: (live, desired) → changes. Pure and total.
+
+What nobody registered as ours is never dropped or altered. A half-done change of an earlier run
+is recognised by its temporary name and taken further, never begun twice.
+"""
+
+from __future__ import annotations
+
+from parlant_shard.diff.compare import diff
+from parlant_shard.diff.constraints import listed, narrows
+from parlant_shard.diff.context import Context
+from parlant_shard.diff.indexes import same_index
+from parlant_shard.diff.leftovers import FILLING, NEW, not_null_proof, temporary
+
+__all__ = [
+    "FILLING",
+    "NEW",
+    "Context",
+    "diff",
+    "listed",
+    "narrows",
+    "not_null_proof",
+    "same_index",
+    "temporary",
+]

@@ -1,0 +1,73 @@
+"""Compare what two catalogues hold: one function per noun, server after server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from parlant_shard import changes as c
+from parlant_shard.catalog import Catalog
+from parlant_shard.diff.context import Context
+from parlant_shard.diff.federation import federation
+from parlant_shard.diff.placement import placement
+from parlant_shard.diff.replication import replication
+from parlant_shard.diff.tables import tables
+from parlant_shard.diff.views import blocked_by_views, views
+from parlant_shard.errors import SchemaError
+
+
+def diff(
+    live: Mapping[str, Catalog], desired: Mapping[str, Catalog], context: Context
+) -> tuple[c.Change, ...]:
+    """Return the changes of all servers, in no particular order across servers."""
+    found: list[c.Change] = []
+    for server in sorted(desired):
+        found += _server(server, live[server], desired[server], context)
+    return tuple(found)
+
+
+def _server(server: str, live: Catalog, desired: Catalog, context: Context) -> Iterator[c.Change]:
+    if live.internal_version < desired.internal_version:
+        yield c.CreateInternal(server=server, version=live.internal_version)
+    elif live.internal_version > desired.internal_version:
+        raise SchemaError(
+            f'server "{server}" has version {live.internal_version} of the schema parlant_shard; '
+            f"this release knows version {desired.internal_version}",
+            code="PS220",
+            hint="upgrade parlant-shard on this machine",
+        )
+    for extension in sorted(desired.extensions - live.extensions):
+        yield c.CreateExtension(server=server, name=extension)
+    for role in sorted(desired.roles - live.roles):
+        yield c.CreateRole(server=server, name=role)
+    yield from _enums(server, live, desired)
+    for signature, function in sorted(desired.functions.items()):
+        existing = live.functions.get(signature)
+        if existing is None or existing.definition != function.definition:
+            yield c.SetFunction(server=server, function=function, exists=existing is not None)
+    on_tables = tuple(tables(server, live, desired))
+    yield from on_tables
+    yield from federation(server, live, desired)
+    yield from views(server, live, desired, blocked_by_views(on_tables))
+    yield from replication(server, live, desired, context)
+    yield from placement(server, live, desired, context.coordinator)
+
+
+def _enums(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+    for name, enum in sorted(desired.enums.items()):
+        existing = live.enums.get(name)
+        if existing is None:
+            yield c.CreateEnum(server=server, enum=enum)
+            continue
+        common = [label for label in existing.labels if label in enum.labels]
+        if common != [label for label in enum.labels if label in existing.labels]:
+            raise SchemaError(
+                f'the labels of enum "{name}" stand in another order on server "{server}"',
+                code="PS221",
+                hint="PostgreSQL cannot reorder an enum; restore the order in the schema",
+            )
+        for position, label in enumerate(enum.labels):
+            if label not in existing.labels:
+                following = next(
+                    (x for x in enum.labels[position + 1 :] if x in existing.labels), None
+                )
+                yield c.AddEnumLabel(server=server, enum=enum, label=label, before=following)

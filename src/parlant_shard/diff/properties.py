@@ -1,0 +1,52 @@
+"""Compare triggers, policies, grants and the other properties of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from parlant_shard import changes as c
+from parlant_shard.catalog import Table
+
+# Triggers on reference tables that `desired` makes; others of that prefix belong to other commands.
+_OUR_TRIGGERS = {"parlant_shard_cascade", "parlant_shard_guard", "parlant_shard_no_truncate"}
+
+
+def triggers_and_policies(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
+    triggers = {t.name: t for t in live.triggers}
+    for trigger in table.triggers:
+        old = triggers.pop(trigger.name, None)
+        if old != trigger:
+            yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)
+    for name, trigger in triggers.items():
+        if not name.startswith("parlant_shard_") or name in _OUR_TRIGGERS:
+            yield c.DropTrigger(**on, trigger=trigger)
+    policies = {p.name: p for p in live.policies}
+    for policy in table.policies:
+        old_policy = policies.pop(policy.name, None)
+        if old_policy != policy:
+            yield c.SetPolicy(**on, policy=policy, exists=old_policy is not None)
+    for name, policy in policies.items():
+        if not name.startswith("parlant_shard_"):
+            yield c.DropPolicy(**on, policy=policy)
+
+
+def properties(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
+    # Privileges that the schema does not name stay: applications are granted theirs by hand.
+    missing = tuple(g for g in table.grants if g not in live.grants)
+    if missing:
+        yield c.AddGrants(**on, grants=missing)
+    for aspect, differs in (
+        (c.Aspect.COMMENT, live.comment != table.comment),
+        (c.Aspect.OPTIONS, live.options != table.options),
+        (c.Aspect.REPLICA_IDENTITY, live.replica_identity != table.replica_identity),
+        (
+            c.Aspect.ROW_SECURITY,
+            (live.row_security, live.force_row_security)
+            != (table.row_security, table.force_row_security),
+        ),
+        (c.Aspect.FOREIGN_OPTIONS, live.foreign != table.foreign),
+        (c.Aspect.PERSISTENCE, live.unlogged != table.unlogged),
+    ):
+        if differs:
+            yield c.AlterTable(**on, aspect=aspect, live=live)

@@ -1,0 +1,658 @@
+"""Route a statement: which shard, which text, which parameters; or why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from parlant_shard.canonical import quote
+from parlant_shard.names import suffixed
+from parlant_shard.router import placeholders
+from parlant_shard.router.model import Constant, Id, Param, Refusal, Term, Workspaces
+from parlant_shard.router.placeholders import Style
+from parlant_shard.router.prove import Invariant, Unproven, prove
+from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget
+from parlant_shard.router.splice import Hole, Physical, Predicate, Suffixed, Tenant
+from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
+from parlant_shard.shardmap import ShardMap
+
+_CACHED_TEXTS = 16_384
+_UNKNOWN = object()
+_NOBODY = ""  # no workspace has the empty name, so its condition matches nothing
+
+
+def rewrite(
+    sql: str,
+    *,
+    shard_map: ShardMap,
+    workspace: str | None = None,
+    params: Params = None,
+    all_workspaces: bool = False,
+    absent: bool = False,
+) -> Route:
+    """Say where a statement goes and as what. Sends nothing; the same arguments, the same answer.
+
+    `workspace` is the caller's context; without it the statement must name its workspaces or a
+    row of one (then the kind is LOOKUP, unless the params are not known). `all_workspaces` asks
+    for a read across all of them. `absent` routes a statement whose looked-up row does not exist:
+    to any shard, as a tenant that has no rows. Raises nothing for a statement: what cannot be
+    proved is a Route of kind REFUSED.
+    """
+    body, comment = _split_comment(sql, params)
+    given = (
+        Given.NOTHING
+        if params is None
+        else Given.MAPPING
+        if isinstance(params, Mapping)
+        else Given.SEQUENCE
+    )
+    catalogue = _catalogue(shard_map)
+    found = template(catalogue, body, given)
+    if isinstance(found, Refused):
+        return Route(
+            kind=Kind.REFUSED,
+            statement=found.statement,
+            why=(found.reason,),
+            code=found.code,
+            reason=found.reason,
+            hint=found.hint,
+        )
+    call = _Call(found, shard_map, catalogue, params, comment, body, given)
+    try:
+        call.check_params()
+        return call.route(workspace, all_workspaces=all_workspaces, absent=absent)
+    except Refusal as refusal:
+        return Route(
+            kind=Kind.REFUSED,
+            statement=found.statement,
+            why=(refusal.reason,),
+            code=refusal.code,
+            reason=refusal.reason,
+            hint=refusal.hint,
+            writes=found.writes,
+        )
+
+
+# A comment at the very end, as tracing libraries add it: a new one for every call.
+_TRAILING = re.compile(r"\s*/\*(?:(?!\*/|/\*).)*\*/\s*\Z", re.S)
+
+
+def _split_comment(sql: str, params: Params) -> tuple[str, str]:
+    if not sql.endswith("*/"):
+        return sql, ""
+    match = _TRAILING.search(sql)
+    if match is None or (params is not None and "%" in match[0]):
+        return sql, ""
+    if params is None and placeholders.has_percent_placeholders(match[0]):
+        return sql, ""
+    return sql[: match.start()], match[0]
+
+
+_catalogues: dict[int, tuple[ShardMap, Catalogue]] = {}
+
+
+def _catalogue(shard_map: ShardMap) -> Catalogue:
+    known = _catalogues.get(id(shard_map))
+    if known is not None and known[0] is shard_map:
+        return known[1]
+    made = Catalogue(shard_map)
+    if len(_catalogues) > 64:
+        _catalogues.clear()
+    _catalogues[id(shard_map)] = (shard_map, made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A proven text for one place. `order` says where each value comes from, None: the tenant."""
+
+    sql: str
+    order: tuple[int | str | None, ...]
+    tenant_name: str
+    tenants: int
+
+
+class _Call:
+    """One statement with its values."""
+
+    __slots__ = ("body", "catalogue", "comment", "given", "map", "params", "t")
+
+    def __init__(
+        self,
+        found: Template,
+        shard_map: ShardMap,
+        catalogue: Catalogue,
+        params: Params,
+        comment: str,
+        body: str,
+        given: Given,
+    ) -> None:
+        self.t = found
+        self.map = shard_map
+        self.catalogue = catalogue
+        self.params = params
+        self.comment = comment
+        self.body = body
+        self.given = given
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def check_params(self) -> None:
+        params, t, given = self.params, self.t, self.given
+        if params is None or given is Given.NOTHING:
+            return
+        if given is Given.MAPPING:
+            assert isinstance(params, Mapping)
+            missing = [s for s in t.sources.values() if s not in params]
+            if missing:
+                raise Refusal(
+                    "PS620", f'there is no value for "%({missing[0]})s"', "give every value"
+                )
+        elif isinstance(params, str | bytes) or len(params) != t.numbers:
+            count = 0 if isinstance(params, str | bytes) else len(params)
+            raise Refusal(
+                "PS620",
+                f"the statement has {t.numbers} placeholders and {count} values were given",
+                "give one value for each, in a list",
+            )
+
+    def _value(self, term: Term) -> Any:
+        if isinstance(term, Constant):
+            return term.value
+        if self.params is None:
+            return _UNKNOWN
+        source = self.t.sources.get(term.number)
+        if source is None:
+            return _UNKNOWN
+        return self.params[source]  # type: ignore[index]
+
+    def _workspaces(self, evidence: Workspaces) -> list[str] | None:
+        """The workspaces that a condition names; None where a value is not known."""
+        values: list[Any] = []
+        for term in evidence.terms:
+            value = self._value(term)
+            if value is _UNKNOWN:
+                return None
+            if evidence.array:
+                if not isinstance(value, list | tuple | set | frozenset):
+                    return None
+                values += value
+            else:
+                values.append(value)
+        return [self._name(v) for v in values]
+
+    def _name(self, value: Any) -> str:
+        if value is None:
+            raise Refusal(
+                "PS611",
+                f'"{self.map.key}" is compared with NULL, which no row equals',
+                "give the workspace",
+            )
+        return key_text(value, self.map.key_type)
+
+    # --- where ------------------------------------------------------------------------------------
+
+    def route(self, workspace: str | None, *, all_workspaces: bool, absent: bool) -> Route:
+        t = self.t
+        home = ""
+        if workspace is not None:
+            workspace = key_text(workspace, self.map.key_type)
+            if not workspace:
+                raise Refusal("PS611", "the workspace is empty", "give the workspace")
+            home = self._shard(workspace)
+        if not t.guarded:
+            return self._unsharded(workspace)
+        if all_workspaces:
+            return self._all()
+        if absent:
+            shard = min(self.map.shards)
+            return self._direct(shard, [_NOBODY], ("no shard has the row that it names",))
+        if workspace is not None:
+            self._check_agreement(workspace)
+            return self._direct(home, [workspace], (f'the caller\'s workspace is "{workspace}"',))
+        return self._derived()
+
+    def _shard(self, workspace: str) -> str:
+        shard = self.map.place(workspace)
+        if shard is None:
+            raise Refusal(
+                "PS609",
+                f'workspace "{workspace}" is on no shard',
+                "place it with `parlant-shard workspace add`; an unknown workspace is never "
+                "looked for everywhere",
+            )
+        return shard
+
+    def _check_agreement(self, workspace: str) -> None:
+        for guarded in self.t.guarded:
+            for evidence in guarded.direct:
+                named = self._workspaces(evidence)
+                if named is not None and set(named) != {workspace}:
+                    other = next((n for n in named if n != workspace), "nobody")
+                    raise Refusal(
+                        "PS610",
+                        f'the statement names workspace "{other}" for "{guarded.table}", the '
+                        f'caller is "{workspace}"',
+                        "leave one of the two out",
+                    )
+
+    def _check_equal(self, workspace: str) -> None:
+        for term in self.t.equal:
+            value = self._value(term)
+            if value is _UNKNOWN:
+                continue  # without values there are no params to send either
+            if self._name(value) != workspace:
+                raise Refusal(
+                    "PS610",
+                    f'a new row names workspace "{self._name(value)}", the statement belongs to '
+                    f'"{workspace}"',
+                    "leave the column out: it is filled in",
+                )
+
+    def _unsharded(self, workspace: str | None) -> Route:
+        """Reference tables, host tables, or no table at all."""
+        t = self.t
+        if t.writes and workspace is not None and t.target is not None:
+            raise Refusal(
+                "PS616",
+                f'"{t.target.table}" belongs to no workspace, and the caller is one: a change '
+                "there may reach every workspace",
+                "send it without a workspace",
+            )
+        direct = t.writes or bool(t.hosts) or t.locks
+        why = (
+            f'"{t.hosts[0]}" is on the coordinator only'
+            if t.hosts
+            else f'the reference table "{t.references[0]}" is changed on the coordinator'
+            if t.references and direct
+            else "reference tables are the same on every server"
+            if t.references
+            else "no table of the application"
+        )
+        text = self._text(None, several=False)
+        return Route(
+            kind=Kind.DIRECT if direct else Kind.ANY,
+            statement=t.statement,
+            targets=(self._target(text, None, self.map.coordinator, None),),
+            workspaces=(workspace,) if workspace is not None else (),
+            why=(why,),
+            writes=t.writes or t.locks,
+            numbered=t.style is Style.NUMBERED,
+        )
+
+    def _all(self) -> Route:
+        t = self.t
+        if t.writes:
+            raise Refusal(
+                "PS622",
+                "a change of all workspaces is not routed",
+                "change one workspace at a time",
+            )
+        if t.locks:
+            raise Refusal(
+                "PS623", "rows of all workspaces cannot be locked", "leave FOR UPDATE out"
+            )
+        text = self._text(None, several=False, everyone=True)
+        return Route(
+            kind=Kind.ALL,
+            statement=t.statement,
+            targets=(self._target(text, None, self.map.coordinator, None),),
+            why=("all workspaces were asked for: through the federated views",),
+            numbered=t.style is Style.NUMBERED,
+        )
+
+    def _derived(self) -> Route:
+        """Without a context the statement itself must say whose rows it is about."""
+        named: dict[str, None] = {}
+        lookups: dict[Lookup, None] = {}
+        for guarded in self.t.guarded:
+            found, look, unknown = self._of(guarded.inferred)
+            if found is not None:
+                named.update(dict.fromkeys(found))
+            elif look is not None:
+                lookups[look] = None
+            else:
+                raise self._no_workspace(guarded.table, unknown=unknown)
+        if lookups:
+            return self._lookup(list(lookups), list(named))
+        if not named:
+            raise Refusal("PS611", "the list of workspaces is empty", "give a workspace")
+        return self._named(list(named))
+
+    def _of(self, inferred: Iterable[object]) -> tuple[list[str] | None, Lookup | None, bool]:
+        look = None
+        unknown = False
+        for evidence in inferred:
+            if isinstance(evidence, Workspaces):
+                names = self._workspaces(evidence)
+                if names is not None:
+                    return names, None, False
+                unknown = True
+            elif isinstance(evidence, Id) and look is None:
+                value = self._value(evidence.term)
+                if value is _UNKNOWN:
+                    unknown = True
+                elif value is not None:
+                    look = Lookup(table=evidence.table, column=evidence.column, value=_id(value))
+        return None, look, unknown
+
+    def _no_workspace(self, table: str, *, unknown: bool) -> Refusal:
+        if unknown:
+            return Refusal(
+                "PS608",
+                f'the workspace of "{table}" is a parameter, and no values were given',
+                "give the parameters, or the workspace",
+            )
+        return Refusal(
+            "PS608",
+            f'nothing says which workspace the rows of "{table}" belong to',
+            f'give the workspace, or compare "{self.map.key}" (or the id of a row) with a value '
+            "in WHERE; for a read of all workspaces ask for it explicitly",
+        )
+
+    def _lookup(self, lookups: list[Lookup], named: list[str]) -> Route:
+        if len(lookups) > 1 or named:
+            raise Refusal(
+                "PS608",
+                "the statement names several rows, which may belong to different workspaces",
+                "give the workspace",
+            )
+        if not self.map.lookup:
+            raise Refusal(
+                "PS624",
+                "an id alone does not decide the workspace: row-level security is on and a "
+                "look-up is no authorisation",
+                "give the workspace, or set `lookup: trusted` in the topology",
+            )
+        (look,) = lookups
+        return Route(
+            kind=Kind.LOOKUP,
+            statement=self.t.statement,
+            lookup=look,
+            why=(f'the row of "{look.table}" with this "{look.column}" says the workspace',),
+            writes=self.t.writes or self.t.locks,
+            numbered=self.t.style is Style.NUMBERED,
+        )
+
+    def _named(self, names: list[str]) -> Route:
+        t = self.t
+        places: dict[str, list[str]] = {}
+        for name in names:
+            places.setdefault(self._shard(name), []).append(name)
+        if len(names) == 1:
+            (shard,) = places
+            return self._direct(shard, names, (f'the statement names workspace "{names[0]}"',))
+        if t.writes:
+            raise Refusal(
+                "PS612",
+                f"the change concerns {len(names)} workspaces",
+                "change one workspace at a time: a transaction belongs to one of them",
+            )
+        if len(places) == 1:
+            (shard,) = places
+            return self._direct(shard, names, (f"its {len(names)} workspaces share a shard",))
+        if t.locks:
+            raise Refusal(
+                "PS623",
+                "rows on several shards cannot be locked together",
+                "lock one workspace at a time",
+            )
+        if t.flat:
+            return Route(
+                kind=Kind.MULTI,
+                statement=t.statement,
+                targets=tuple(
+                    self._target(
+                        self._text(shard, several=True), shard, self.map.shards[shard].server, own
+                    )
+                    for shard, own in places.items()
+                ),
+                workspaces=tuple(names),
+                why=(f"its workspaces are on {len(places)} shards; the rows follow one another",),
+                numbered=t.style is Style.NUMBERED,
+            )
+        text = self._text(None, several=True)
+        return Route(
+            kind=Kind.MULTI,
+            statement=t.statement,
+            targets=(self._target(text, None, self.map.coordinator, names),),
+            workspaces=tuple(names),
+            why=(
+                f"its workspaces are on {len(places)} shards, and their rows must be seen "
+                "together: through the federated views",
+            ),
+            numbered=t.style is Style.NUMBERED,
+        )
+
+    def _direct(self, shard: str, names: list[str], why: tuple[str, ...]) -> Route:
+        t = self.t
+        if t.equal and names != [_NOBODY]:
+            for name in names:
+                self._check_equal(name)
+        several = len(names) > 1
+        text = self._text(shard, several=several)
+        return Route(
+            kind=Kind.DIRECT,
+            statement=t.statement,
+            targets=(
+                self._target(
+                    text, shard, self.map.shards[shard].server, names if several else names[0]
+                ),
+            ),
+            workspaces=tuple(names) if names[0] else (),
+            why=why,
+            writes=t.writes or t.locks,
+            numbered=t.style is Style.NUMBERED,
+        )
+
+    # --- as what ----------------------------------------------------------------------------------
+
+    def _text(self, shard: str | None, *, several: bool, everyone: bool = False) -> _Text:
+        found = _rendered(self.catalogue, self.body, self.given, shard, several, everyone)
+        if isinstance(found, str):
+            raise Refusal(
+                "PS618",
+                f"the rewritten statement could not be proved: {found}",
+                "write it in a plainer form; if it is ordinary SQL, please report it",
+            )
+        return found
+
+    def _target(
+        self, text: _Text, shard: str | None, server: str, tenant: str | list[str] | None
+    ) -> RouteTarget:
+        comment = self.comment
+        if comment and text.tenants and self.t.style in {Style.NONE}:
+            comment = comment.replace("%", "%%")
+        return RouteTarget(
+            shard=shard, server=server, sql=text.sql + comment, params=self._params(text, tenant)
+        )
+
+    def _params(self, text: _Text, tenant: str | list[str] | None) -> Params:
+        params = self.params
+        if not text.tenants:
+            return params
+        if params is None:
+            return [tenant] * text.tenants if self.t.style is Style.NONE else None
+        if self.given is Given.MAPPING:
+            assert isinstance(params, Mapping)
+            return {**params, text.tenant_name: tenant}
+        if self.t.style is Style.NUMBERED:
+            return [*params, tenant]
+        return [tenant if source is None else params[source] for source in text.order]  # type: ignore[index]
+
+
+def key_text(value: Any, key_type: str) -> str:
+    """A value of the distribution key as the map spells it."""
+    if key_type == "uuid" and not isinstance(value, UUID):
+        try:
+            return str(UUID(str(value)))
+        except ValueError:
+            return str(value)
+    return str(value)
+
+
+def _id(value: Any) -> Any:
+    """An id in one spelling, so that looking it up twice finds it in the cache."""
+    try:
+        return str(value if isinstance(value, UUID) else UUID(str(value)))
+    except ValueError:
+        return value
+
+
+@lru_cache(maxsize=_CACHED_TEXTS)
+def _rendered(
+    catalogue: Catalogue,
+    body: str,
+    given: Given,
+    shard: str | None,
+    several: bool,
+    everyone: bool,
+) -> _Text | str:
+    """The text for one place, proven; or what stands against it."""
+    t = template(catalogue, body, given)
+    assert isinstance(t, Template)
+    maker = _Maker(t, catalogue.map, shard, several=several, everyone=everyone)
+    made = maker.make()
+    try:
+        prove(maker.server_text(made), maker.invariant(made))
+    except Unproven as unproven:
+        return str(unproven)
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        return f"a form that the proof does not know ({type(error).__name__})"
+    return made
+
+
+class _Maker:
+    """Fills a template's slots for one shard, or for the federated views (no shard)."""
+
+    def __init__(
+        self,
+        t: Template,
+        shard_map: ShardMap,
+        shard: str | None,
+        *,
+        several: bool,
+        everyone: bool,
+    ) -> None:
+        self.t = t
+        self.map = shard_map
+        self.shard = shard
+        self.several = several
+        self.everyone = everyone
+        self.order: list[int | str | None] = []
+        self.tenant_name = "parlant_workspace"
+        while self.tenant_name in t.sources.values():
+            self.tenant_name += "_"
+
+    def make(self) -> _Text:
+        t = self.t
+        parts: list[str] = []
+        slots = not self.everyone and any(isinstance(p, Tenant | Predicate) for p in t.pieces)
+        escape = slots and t.style is Style.NONE and not t.escaped
+        for piece in t.pieces:
+            match piece:
+                case str():
+                    parts.append(piece.replace("%", "%%") if escape else piece)
+                case Physical(table):
+                    parts.append(f"{quote(self.map.namespace)}.{quote(self._physical(table))}")
+                case Suffixed(name):
+                    parts.append(quote(suffixed(name, self.shard) if self.shard else name))
+                case Tenant():
+                    parts.append(self._tenant())
+                case Predicate():
+                    parts.append(self._predicate(piece))
+                case Hole(source, text):
+                    self.order.append(source)
+                    parts.append(text)
+        return _Text(
+            "".join(parts),
+            tuple(self.order),
+            self.tenant_name,
+            sum(source is None for source in self.order),
+        )
+
+    def _physical(self, table: str) -> str:
+        return suffixed(table, self.shard if self.shard is not None else "global")
+
+    def _tenant(self) -> str:
+        self.order.append(None)
+        match self.t.style:
+            case Style.NUMBERED:
+                return f"${self.t.numbers + 1}"
+            case Style.NAMED:
+                return f"%({self.tenant_name})s"
+        return "%s"
+
+    def _predicate(self, piece: Predicate) -> str:
+        if self.everyone:
+            return ""
+        qualifier = f"{piece.qualifier}." if piece.qualifier else ""
+        column = f"{qualifier}{quote(self.map.key)} OPERATOR(pg_catalog.=) "
+        if self.several:
+            kind = self.map.key_type if self.map.key_type in _EXACT else "text"
+            value = f"ANY ({self._tenant()}::{kind}[])"
+        else:
+            value = self._tenant()
+        return f"{piece.before}{column}{value}{piece.after}"
+
+    def server_text(self, made: _Text) -> bytes:
+        """What the server will see of it."""
+        percent = self.t.style in {Style.POSITIONAL, Style.NAMED} or self.t.escaped
+        percent = percent or (self.t.style is Style.NONE and made.tenants > 0)
+        self.read = placeholders.read(made.sql, percent=percent)
+        return self.read.server
+
+    def invariant(self, made: _Text) -> Invariant:
+        """Which parameters hold the workspace: ours, and those compared with it at every call."""
+        equal = {t.number for t in self.t.equal if isinstance(t, Param)}
+        equal_sources = {s for n, s in self.t.sources.items() if n in equal}
+        if self.t.style is Style.NUMBERED:
+            params = equal | ({self.t.numbers + 1} if made.tenants else set())
+        else:
+            params = {
+                hole.number
+                for hole, source in zip(self.read.holes, made.order, strict=True)
+                if source is None or source in equal_sources
+            }
+        tables = self.map.tables
+        physical = {
+            suffixed(name, self.shard if self.shard is not None else "global")
+            for name, spec in tables.items()
+            if spec.kind == "sharded"
+        }
+        others = {name for name, spec in tables.items() if spec.kind != "sharded"}
+        unsharded = self.shard is None and not self.t.guarded
+        return Invariant(
+            namespace=self.map.namespace,
+            key=self.map.key,
+            guarded=frozenset() if self.everyone or unsharded else physical,
+            open=others | physical if self.everyone else others,
+            writable=others if unsharded else frozenset(),
+            params=params,
+            constants={
+                t.value for t in self.t.equal if isinstance(t, Constant) and t.value is not None
+            },
+            types=frozenset(self.map.types),
+            own_functions=frozenset(self.map.functions),
+            columns=self.map.column_names,
+            several=self.several,
+        )
+
+
+_EXACT = frozenset(["uuid", "bigint", "integer", "smallint", "character varying"])
+
+
+def changed_parts(before: str, after: str) -> Sequence[tuple[int, int]]:
+    """The pieces of a rewritten text that are not in the original: `[start, end)` in `after`."""
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(a=before, b=after, autojunk=False)
+    return [
+        (j1, j2)
+        for tag, _, _, j1, j2 in matcher.get_opcodes()
+        if tag in {"replace", "insert"} and j2 > j1
+    ]

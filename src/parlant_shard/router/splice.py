@@ -1,0 +1,563 @@
+"""Cut and insert: from an analysed statement to a template of the text that is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from parlant_shard.canonical import quote
+from parlant_shard.router.analysis import Analysis
+from parlant_shard.router.model import (
+    Insertion,
+    Item,
+    Ref,
+    Refusal,
+    Scope,
+    Star,
+    Term,
+)
+from parlant_shard.router.parsing import Node
+from parlant_shard.router.placeholders import Text
+from parlant_shard.router.tree import leaves, term_of
+
+
+@dataclass(frozen=True, slots=True)
+class Physical:
+    """A slot for the physical name of a sharded table, with its schema."""
+
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A slot for the workspace's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A slot for `[q.]key = <workspace>`; left out where every workspace is read.
+
+    `joiner` follows it where more conditions do.
+    """
+
+    qualifier: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suffixed:
+    """A slot for the physical name of a constraint or another object of one shard."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A placeholder of the user's: where its value comes from, and its text."""
+
+    source: int | str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the original text that moves to another place."""
+
+    start: int
+    end: int
+
+
+Piece = str | Physical | Tenant | Predicate | Suffixed | Hole
+Inserted = Piece | Span
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace `[start, end)` of the server's text. Equal starts keep the order of their making."""
+
+    start: int
+    end: int
+    pieces: tuple[Inserted, ...]
+
+
+_BEHIND_ON = frozenset(
+    [
+        *["JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "ON", ","],
+        *["WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"],
+        *["UNION", "INTERSECT", "EXCEPT", "RETURNING"],
+    ]
+)
+
+
+class Splicer:
+    """Makes the edits of one statement."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.a = analysis
+        self.key = quote(analysis.key)
+        self.edits: list[Edit] = []
+        self.equal: list[Term] = []  # values that must be the workspace itself
+
+    def make(self) -> list[Edit]:
+        for start, end in self.a.columns.schema_names:
+            self._put(start, end)
+        for ref in self.a.refs:
+            self._reference(ref)
+        for _, ref in self.a.grouped:
+            if ref.plain and ref.nullable:
+                self._condition_of_join(ref)
+            elif ref.plain:
+                self._condition_of_select(ref)
+        for insertion in self.a.insertions:
+            self._insertion(insertion)
+        for ref, node in self.a.joins:
+            self._merge_condition(ref, node)
+        for _, name, (start, end) in self.a.constraints:
+            self._put(start, end, Suffixed(name))
+        self._stars()
+        return sorted(self.edits, key=lambda e: e.start)
+
+    def _put(self, start: int, end: int, *pieces: Inserted) -> None:
+        self.edits.append(Edit(start, end, pieces))
+
+    # --- references -------------------------------------------------------------------------------
+
+    def _reference(self, ref: Ref) -> None:
+        start, end = ref.span
+        if not ref.sharded:
+            if not ref.qualified:
+                self._put(start, start, f"{quote(self.a.map.namespace)}.")
+            return
+        label = "" if ref.alias is not None else f" AS {quote(ref.table)}"
+        if ref.role != "from":
+            self._put(start, end, Physical(ref.table), label)
+            if ref.role in {"update", "delete"}:
+                self._condition_of_change(ref)
+            return
+        if ref.plain:
+            self._put(start, end, Physical(ref.table), label)
+            return
+        tokens = self.a.tokens
+        before = tokens.at(start) - 1
+        if tokens.word(before) == "TABLE":
+            self._put(tokens.tokens[before].start, tokens.tokens[before].end, "SELECT * FROM")
+        sample: tuple[Inserted, ...] = ()
+        if ref.sample is not None:
+            sample = (" ", Span(*ref.sample))
+            self._put(*ref.sample)
+        self._put(
+            start,
+            end,
+            "(SELECT ",
+            ", ".join(self._columns(ref)),
+            " FROM ",
+            Physical(ref.table),
+            *sample,
+            Predicate("", before=" WHERE "),
+            f"){label}",
+        )
+
+    def _columns(self, ref: Ref) -> list[str]:
+        """The application's columns in its order; only those that are named, where that is all."""
+        names = [c.name for c in ref.spec.columns]
+        if not ref.whole:
+            used = [n for n in names if n in self.a.columns.names]
+            names = used or [*ref.spec.primary_key[:1], *names][:1]
+        if ref.shows_key:
+            names = [*names, self.a.key]
+        return [quote(n) for n in names]
+
+    def _condition_of_change(self, ref: Ref) -> None:
+        """`WHERE tenant AND (old)`, or a WHERE of our own in front of RETURNING or the end."""
+        tokens = self.a.tokens
+        first = tokens.at(ref.offset)
+        depth = tokens.depth[first]
+        if tokens.word(first - 1) == "(":  # ONLY (t)
+            depth -= 1
+        where = end = None
+        last = first
+        for at in tokens.after(first, depth):
+            word = tokens.words[at]
+            if word == "WHERE" and where is None:
+                where = at
+            elif word == "RETURNING":
+                end = at
+                break
+            last = at
+        predicate = quote(ref.name)
+        if where is not None:
+            begin = tokens.tokens[where].end
+            finish = tokens.tokens[last].end
+            self._put(begin, begin, Predicate(predicate, after=" AND "), "(")
+            self._put(finish, finish, ")")
+        else:
+            place = max(tokens.tokens[last].end, ref.span[1]) if end is None else None
+            if place is None:
+                assert end is not None
+                place = tokens.tokens[end - 1].end
+            self._put(place, place, Predicate(predicate, before=" WHERE "))
+
+    def _condition_of_select(self, ref: Ref) -> None:
+        """The tenant's condition in the WHERE of the query that a bare table stands in."""
+        tokens = self.a.tokens
+        at = tokens.at(ref.offset)
+        depth = tokens.depth[at]
+        for before in range(at, -1, -1):
+            depth = min(depth, tokens.depth[before])
+            if tokens.words[before] in {"SELECT"} and tokens.depth[before] == depth:
+                break
+        where = group = None
+        for number in tokens.after(at, depth):
+            word = tokens.words[number]
+            if word == "WHERE":
+                where = number
+            elif word == "GROUP":
+                group = number
+                break
+        if group is None:
+            raise Refusal("PS619", "this GROUP BY", "pass the query in a plainer form")
+        if where is not None:
+            begin = tokens.tokens[where].end
+            finish = tokens.tokens[group - 1].end
+            self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
+            self._put(finish, finish, ")")
+        else:
+            place = tokens.tokens[group - 1].end
+            word = " WHERE " if depth not in self._opened(group) else " AND "
+            self._put(place, place, Predicate(quote(ref.name), before=word))
+
+    def _condition_of_join(self, ref: Ref) -> None:
+        """The tenant's condition in the ON of the LEFT JOIN whose right side the table is."""
+        tokens = self.a.tokens
+        at = tokens.at(ref.offset)
+        on = None
+        last = at
+        for number in tokens.after(at, tokens.depth[at]):
+            word = tokens.words[number]
+            if word == "ON" and on is None:
+                on = number
+            elif on is not None and word in _BEHIND_ON and not self._calls(number):
+                break
+            last = number
+        if on is None:
+            raise Refusal("PS619", "this join", "join with ON")
+        begin, finish = tokens.tokens[on].end, tokens.tokens[last].end
+        self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
+        self._put(finish, finish, ")")
+
+    def _calls(self, number: int) -> bool:
+        """Whether LEFT or RIGHT is the function of that name."""
+        tokens = self.a.tokens
+        return tokens.words[number] in {"LEFT", "RIGHT"} and tokens.word(number + 1) == "("
+
+    def _opened(self, group: int) -> set[int]:
+        """Depths at which this GROUP BY got its WHERE from an earlier table already."""
+        tokens = self.a.tokens
+        place = tokens.tokens[group - 1].end
+        return {
+            tokens.depth[group]
+            for e in self.edits
+            if e.start == e.end == place
+            and any(isinstance(p, Predicate) and p.before == " WHERE " for p in e.pieces)
+        }
+
+    # --- INSERT -----------------------------------------------------------------------------------
+
+    def _insertion(self, found: Insertion) -> None:
+        tokens = self.a.tokens
+        node = found.node
+        start = tokens.at(found.ref.offset)
+        depth = tokens.depth[start]
+        source = node.get("selectStmt", {}).get("SelectStmt")
+        listed = self.a.key in found.columns
+        if source is None:  # DEFAULT VALUES
+            at = next(i for i in tokens.after(start, depth) if tokens.words[i] == "DEFAULT")
+            span = tokens.tokens[at].start, tokens.tokens[at + 1].end
+            self._put(*span, f"({self.key}) VALUES (", Tenant(), ")")
+        else:
+            names = ", ".join(quote(c) for c in found.columns)
+            if found.listed and not listed:
+                place = node["cols"][0]["ResTarget"]["location"]
+                self._put(place, place, f"{self.key}, ")
+            elif not found.listed:
+                place = self._behind_target(found.ref)
+                keyed = "" if listed else f"{self.key}, "
+                self._put(place, place, f" ({keyed}{names})")
+            if "valuesLists" in source:
+                self._values(found, source["valuesLists"], listed)
+            else:
+                self._selected(found, source, listed)
+        if found.conflict is not None and found.conflict.get("action") == "ONCONFLICT_UPDATE":
+            self._condition_of_conflict(found.ref, start, depth)
+
+    def _behind_target(self, ref: Ref) -> int:
+        """The end of the table's name and alias."""
+        tokens = self.a.tokens
+        _, last = tokens.name(ref.offset)
+        if ref.alias is not None:
+            last += 2 if tokens.word(last + 1) == "AS" else 1
+        return tokens.tokens[last].end
+
+    def _values(self, found: Insertion, rows: Sequence[Node], listed: bool) -> None:
+        tokens = self.a.tokens
+        start = tokens.at(found.ref.offset)
+        depth = tokens.depth[start]
+        opening: list[int] = []
+        values = False
+        for at in tokens.after(start, depth):
+            if tokens.words[at] == "VALUES":
+                values = True
+            elif values and tokens.words[at] == "(" and len(opening) < len(rows):
+                opening.append(at)
+        if len(opening) != len(rows):
+            raise Refusal("PS619", "VALUES in this form", "write INSERT ... VALUES (...), (...)")
+        at_column = found.columns.index(self.a.key) if listed else 0
+        for paren, row in zip(opening, rows, strict=True):
+            items = row["List"]["items"]
+            if not listed:
+                place = tokens.tokens[paren].end
+                self._put(place, place, Tenant(), ", ")
+                continue
+            value = items[at_column] if at_column < len(items) else {}
+            if "SetToDefault" in value:
+                token = tokens.tokens[tokens.at(value["SetToDefault"]["location"])]
+                self._put(token.start, token.end, Tenant())
+                continue
+            self._must_be_tenant(found.ref, value)
+
+    def _must_be_tenant(self, ref: Ref, value: object) -> None:
+        term = term_of(value)
+        if term is None:
+            raise Refusal(
+                "PS614",
+                f'the value of "{self.a.key}" for "{ref.table}" is an expression, so the workspace '
+                "of the row cannot be proved",
+                "give it as a constant or a parameter, or leave the column out",
+            )
+        self.equal.append(term)
+
+    def _selected(self, found: Insertion, source: Node, listed: bool) -> None:
+        if not listed:
+            if any("ival" in _sorted(s).get("A_Const", {}) for s in _all(source)):
+                raise Refusal(
+                    "PS619",
+                    "INSERT ... SELECT that sorts or groups by a column's number",
+                    "sort or group by the column's name",
+                )
+            for leaf in leaves(source):
+                targets = leaf.get("targetList", ())
+                if "valuesLists" in leaf or not targets:
+                    raise Refusal("PS619", "INSERT ... SELECT in this form", "use VALUES")
+                place = targets[0]["ResTarget"]["location"]
+                if "distinctClause" in leaf and place < 0:
+                    raise Refusal("PS619", "INSERT ... SELECT in this form", "list the columns")
+                self._put(place, place, Tenant(), ", ")
+            return
+        at = found.columns.index(self.a.key)
+        for leaf in leaves(source):
+            targets = leaf.get("targetList", ())
+            if at >= len(targets) or any(_is_star(t) for t in targets[: at + 1]):
+                raise Refusal(
+                    "PS614",
+                    f'the value of "{self.a.key}" for "{found.ref.table}" cannot be proved behind '
+                    "a star",
+                    "list the columns of the SELECT",
+                )
+            value = targets[at]["ResTarget"]["val"]
+            if "ColumnRef" in value and self._is_key_of_a_ref(leaf, value["ColumnRef"]):
+                first, last = self.a.tokens.name(value["ColumnRef"]["location"])
+                tokens = self.a.tokens.tokens
+                self._put(tokens[first].start, tokens[last].end, Tenant())
+            else:
+                self._must_be_tenant(found.ref, value)
+
+    def _is_key_of_a_ref(self, leaf: Node, column: Node) -> bool:
+        """Whether a selected column is the key of a table that the tenant's condition guards."""
+        fields = [f["String"]["sval"] for f in column["fields"] if "String" in f]
+        if not fields or fields[-1] != self.a.key:
+            return False
+        for scope in self.a.scopes:
+            items = [i for i in scope.items if i.ref is not None and i.ref.sharded]
+            here = {i.ref.offset for i in items if i.ref is not None}
+            if here and here == _table_offsets(leaf):
+                owners = [i for i in items if self.a.key in i.outputs]
+                if len(fields) > 1:
+                    owners = [i for i in owners if i.name == fields[-2]]
+                return len(owners) == 1 and owners[0].ref is not None and not owners[0].ref.nullable
+        return False
+
+    def _condition_of_conflict(self, ref: Ref, start: int, depth: int) -> None:
+        """DO UPDATE may touch the existing row only where it is the tenant's own."""
+        tokens = self.a.tokens
+        update = where = None
+        last = start
+        for at in tokens.after(start, depth):
+            word = tokens.words[at]
+            if word == "UPDATE" and tokens.word(at - 1) == "DO":
+                update = at
+            elif word == "WHERE" and update is not None:
+                where = at
+            elif word == "RETURNING":
+                break
+            last = at
+        finish = tokens.tokens[last].end
+        if where is not None:
+            begin = tokens.tokens[where].end
+            self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
+            self._put(finish, finish, ")")
+        else:
+            self._put(finish, finish, Predicate(quote(ref.name), before=" WHERE "))
+
+    def _merge_condition(self, ref: Ref, node: Node) -> None:
+        tokens = self.a.tokens
+        start = tokens.at(ref.offset)
+        on = None
+        last = start
+        cases = 0
+        for at in tokens.after(start, tokens.depth[start]):
+            word = tokens.words[at]
+            if word == "CASE":
+                cases += 1
+            elif word == "END":
+                cases -= 1
+            elif word == "ON":  # the last one before WHEN: a join of the source has its own
+                on = at
+            elif word == "WHEN" and cases == 0:
+                break
+            last = at
+        if on is None:
+            raise Refusal("PS619", "MERGE in this form", "use INSERT ... ON CONFLICT DO UPDATE")
+        begin, finish = tokens.tokens[on].end, tokens.tokens[last].end
+        self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
+        self._put(finish, finish, ")")
+
+    # --- stars ------------------------------------------------------------------------------------
+
+    def _stars(self) -> None:
+        """Write out `*` where the shard's table has a column that the application does not know."""
+        for scope in self.a.scopes:
+            for star in scope.stars:
+                covered = [i for i in scope.items if star.qualifier in {None, i.name}]
+                if star.qualifier in {"old", "new"} and not covered:
+                    covered = [Item(star.qualifier, scope.items[0].columns, {}, scope.items[0].ref)]
+                if not any(_shows_more(i) for i in covered):
+                    continue
+                self._write_out(star, covered, scope)
+
+    def _write_out(self, star: Star, items: Iterable[Item], scope: Scope) -> None:
+        names: list[str] = []
+        if star.span[0] < 0 or (scope.merged and star.qualifier is None):
+            raise Refusal(
+                "PS619",
+                "a star over a NATURAL or USING join that also needs the key",
+                "list the columns",
+            )
+        for item in items:
+            if _shows_more(item):
+                names += [f"{quote(item.name)}.{quote(c)}" for c in item.columns or ()]
+            else:
+                names.append(f"{quote(item.name)}.*")
+        self._put(*star.span, ", ".join(names))
+
+
+def _shows_more(item: Item) -> bool:
+    """Whether the table in the rewritten text has more columns than the application knows."""
+    ref = item.ref
+    if ref is None or not ref.sharded:
+        return False
+    if ref.role != "from" or ref.plain:
+        return True
+    return ref.shows_key
+
+
+def _is_star(target: Node) -> bool:
+    value = target["ResTarget"]["val"].get("ColumnRef")
+    return value is not None and "A_Star" in value["fields"][-1]
+
+
+def _all(source: Node) -> list[Node]:
+    found: list[Node] = list(source.get("sortClause", ()))
+    for leaf in leaves(source):
+        for part in ("sortClause", "groupClause", "distinctClause"):
+            found += leaf.get(part, ())
+    return found
+
+
+def _sorted(entry: Node) -> Node:
+    node: Node = entry.get("SortBy", {}).get("node", entry)
+    return node
+
+
+def _table_offsets(leaf: Node) -> set[int]:
+    """The offsets of the tables in a FROM clause, those in its sub-queries left out."""
+    found: set[int] = set()
+
+    def look(node: object) -> None:
+        if isinstance(node, list):
+            for entry in node:
+                look(entry)
+        elif isinstance(node, dict):
+            for tag, body in node.items():
+                if tag == "RangeVar":
+                    found.add(body["location"])
+                elif tag in {"JoinExpr", "larg", "rarg", "RangeTableSample", "relation"}:
+                    look(body)
+
+    look(leaf.get("fromClause", ()))
+    return found
+
+
+def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
+    """Cut the client's text along the edits: literal text, placeholders and slots, in order.
+
+    Raises Refusal where an edit would cut through a placeholder or another edit.
+    """
+    pieces: list[Piece] = []
+    holes = {h.server[0]: h for h in text.holes}
+    starts = sorted(holes)
+
+    def copy(start: int, end: int) -> None:
+        at = start
+        for begin in starts:
+            hole = holes[begin]
+            if hole.server[1] <= start or begin >= end:
+                continue
+            if begin < start or hole.server[1] > end:
+                raise Refusal("PS620", "a placeholder in the middle of a name", "move it")
+            _literal(pieces, text, at, begin)
+            shown = text.client[hole.client[0] : hole.client[1]].decode()
+            pieces.append(Hole(hole.source, shown))
+            at = hole.server[1]
+        _literal(pieces, text, at, end)
+
+    position = 0
+    for edit in edits:
+        if edit.start < position:
+            raise Refusal("PS619", "this combination of clauses", "split the statement")
+        copy(position, edit.start)
+        if edit.pieces and _touches(text.server, edit.start - 1) and edit.pieces[0] != ")":
+            pieces.append(" ")
+        for piece in edit.pieces:
+            if isinstance(piece, Span):
+                copy(piece.start, piece.end)
+            elif isinstance(piece, str) and text.escaped:
+                pieces.append(piece.replace("%", "%%"))
+            elif piece != "":
+                pieces.append(piece)
+        if edit.pieces and _touches(text.server, edit.end):
+            pieces.append(" ")
+        position = edit.end
+    copy(position, len(text.server))
+    return pieces
+
+
+def _touches(text: bytes, at: int) -> bool:
+    """Whether the character there would run into a name beside it: `FROM"t"WHERE`."""
+    character = text[at : at + 1]
+    return character.isalnum() or character in {b"_", b'"', b"$"} or character >= b"\x80"
+
+
+def _literal(pieces: list[Piece], text: Text, start: int, end: int) -> None:
+    if end > start:
+        pieces.append(text.client[text.to_client(start) : text.to_client(end)].decode())

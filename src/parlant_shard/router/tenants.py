@@ -1,0 +1,168 @@
+"""What a statement says of its tenant: workspaces, ids, and columns that must be equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from parlant_shard.router.model import (
+    Constant,
+    Evidence,
+    Id,
+    Item,
+    Param,
+    Ref,
+    Scope,
+    Term,
+    Workspaces,
+)
+from parlant_shard.router.parsing import Node
+from parlant_shard.router.scopes import named
+from parlant_shard.router.tree import conjuncts, term_of, text_of, uncast
+
+
+class Tenants:
+    """Collects evidence for the references of one statement.
+
+    `gain` says, for each reference, whether a condition on what came of it is one on its rows;
+    where something counts, cuts or groups in between, it is not.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.gain: dict[int, set[int]] = {}
+
+    def gainers(self, items: Iterable[Item]) -> frozenset[int]:
+        """The references that a condition over these items restricts."""
+        found: set[int] = set()
+        for item in items:
+            for ref, _ in item.outputs.values():
+                found |= self.gain.get(id(ref), set())
+        return frozenset(found)
+
+    def opaque(self, outputs: Iterable[tuple[Ref, str]]) -> None:
+        """From outside, nothing restricts the rows behind these columns any more."""
+        for ref, _ in outputs:
+            self.gain[id(ref)] = set()
+
+    def base(self, column: Node, scope: Scope) -> tuple[Ref, str] | None:
+        """The column of a table that a name stands for, through sub-queries and CTEs."""
+        if "A_Star" in column["fields"][-1]:
+            return None
+        names = [text_of(f) for f in column["fields"]]
+        if len(names) > 1:
+            item = named(scope, names[-2])
+            return item.outputs.get(names[-1]) if item is not None else None
+        level: Scope | None = scope
+        while level is not None:
+            native = [i for i in level.items if i.columns and names[0] in i.columns]
+            if native:
+                return native[0].outputs.get(names[0])
+            if any(i.columns is None for i in level.items):
+                return None
+            added = [i for i in level.items if names[0] in i.outputs]
+            if added:
+                return added[0].outputs[names[0]]
+            level = level.outer
+        return None
+
+    def learn(self, node: Node, scope: Scope, gain: frozenset[int]) -> None:
+        for condition in conjuncts(node):
+            body = condition.get("A_Expr")
+            if body is None or [text_of(n) for n in body.get("name", ())][-1:] != ["="]:
+                continue
+            left, right = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
+            match body["kind"]:
+                case "AEXPR_OP":
+                    self._learn_equal(left, right, scope, gain)
+                case "AEXPR_IN":
+                    terms = [term_of(n) for n in right.get("List", {}).get("items", ())]
+                    self._learn_list(left, terms, scope, gain)
+                case "AEXPR_OP_ANY":
+                    if "ParamRef" in right:
+                        evidence = Workspaces((Param(right["ParamRef"].get("number", 0)),), True)
+                        self._give(left, evidence, scope, gain)
+                    elif "A_ArrayExpr" in right:
+                        items = right["A_ArrayExpr"].get("elements", ())
+                        self._learn_list(left, [term_of(n) for n in items], scope, gain)
+
+    def _learn_equal(self, left: Node, right: Node, scope: Scope, gain: frozenset[int]) -> None:
+        if "ColumnRef" in left and "ColumnRef" in right:
+            a = self.base(left["ColumnRef"], scope)
+            b = self.base(right["ColumnRef"], scope)
+            if a is not None and b is not None:
+                self.bond(a, b, gain)
+            return
+        if "ColumnRef" not in left:
+            left, right = right, left
+        term = term_of(right)
+        if "ColumnRef" in left and term is not None:
+            self._give(left, Workspaces((term,)), scope, gain)
+
+    def _learn_list(
+        self, column: Node, terms: list[Term | None], scope: Scope, gain: frozenset[int]
+    ) -> None:
+        known = tuple(dict.fromkeys(t for t in terms if t is not None))
+        if known and len([t for t in terms if t is None]) == 0:
+            self._give(column, Workspaces(known), scope, gain)
+
+    def _give(self, column: Node, evidence: Workspaces, scope: Scope, gain: frozenset[int]) -> None:
+        base = self.base(column["ColumnRef"], scope) if "ColumnRef" in column else None
+        if base is None or id(base[0]) not in gain or not base[0].sharded:
+            return
+        ref, name = base
+        if name == self.key:
+            ref.given.append(evidence)
+            return
+        if evidence.array or len(evidence.terms) != 1:
+            return
+        found = self._identity(ref, name, evidence.terms[0])
+        if found is not None:
+            ref.given.append(found)
+
+    def _identity(self, ref: Ref, column: str, term: Term) -> Evidence | None:
+        if ref.spec.type_of(column) != "uuid" or term == Constant(None):
+            return None
+        for link in ref.spec.links:
+            if link.column == column:
+                return Id(link.table, link.ref_column, term)
+        if ref.spec.primary_key == (column,):
+            return Id(ref.table, column, term)
+        return None
+
+    def bond(self, a: tuple[Ref, str], b: tuple[Ref, str], gain: frozenset[int]) -> None:
+        """Two columns are equal: where that means the same tenant, each follows the other."""
+        if a[0] is b[0] or not (a[0].sharded and b[0].sharded):
+            return
+        if not self._same_tenant(a, b):
+            return
+        if id(a[0]) in gain:
+            a[0].follows.append(b[0])
+        if id(b[0]) in gain:
+            b[0].follows.append(a[0])
+
+    def _same_tenant(self, a: tuple[Ref, str], b: tuple[Ref, str]) -> bool:
+        if a[1] == self.key and b[1] == self.key:
+            return True
+
+        def rows(column: tuple[Ref, str]) -> set[tuple[str, str]]:
+            ref, name = column
+            found = {(x.table, x.ref_column) for x in ref.spec.links if x.column == name}
+            if ref.spec.primary_key == (name,):
+                found.add((ref.table, name))
+            return found
+
+        return bool(rows(a) & rows(b))
+
+    def evidence(self, ref: Ref) -> Iterator[Evidence]:
+        """What the statement says of a ref's tenant, nearest first."""
+        seen = {id(ref)}
+        waiting = [ref]
+        while waiting:
+            following: list[Ref] = []
+            for one in waiting:
+                yield from one.given
+                for other in one.follows:
+                    if id(other) not in seen:
+                        seen.add(id(other))
+                        following.append(other)
+            waiting = following

@@ -1,0 +1,81 @@
+"""The token stream of a statement, with nesting: where clauses begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parlant_shard.router.parsing import COMMENTS, PARAM, Token
+
+_OPEN = frozenset("([")
+_CLOSE = frozenset(")]")
+
+
+class Tokens:
+    """Tokens without comments. `words` are upper-case keywords, else the text as it stands.
+
+    A keyword that is a label (behind AS or a dot) is no keyword here. A bracket stands at the
+    depth of what is around it.
+    """
+
+    def __init__(self, text: bytes, scanned: list[Token]) -> None:
+        self.text = text
+        self.tokens = [t for t in scanned if t.kind not in COMMENTS]
+        self.comments = [t for t in scanned if t.kind in COMMENTS]
+        self.words: list[str] = []
+        self.depth: list[int] = []
+        self._at: dict[int, int] = {}
+        depth = 0
+        before = ""
+        for number, token in enumerate(self.tokens):
+            word = text[token.start : token.end].decode()
+            if token.keyword and before not in {".", "AS"}:
+                word = word.upper()
+            elif token.keyword:
+                word = word.lower()
+            if word in _CLOSE:
+                depth -= 1
+            self.words.append(word)
+            self.depth.append(depth)
+            if word in _OPEN:
+                depth += 1
+            self._at[token.start] = number
+            before = word
+
+    def at(self, offset: int) -> int:
+        """The token that starts at an offset. Raises KeyError."""
+        return self._at[offset]
+
+    def word(self, number: int) -> str:
+        return self.words[number] if 0 <= number < len(self.words) else ""
+
+    def start(self, number: int) -> int:
+        return self.tokens[number].start if number < len(self.tokens) else len(self.text)
+
+    def params(self) -> list[Token]:
+        return [t for t in self.tokens if t.kind == PARAM]
+
+    def name(self, offset: int) -> tuple[int, int]:
+        """The first and last token of a dotted name that starts at an offset."""
+        first = last = self.at(offset)
+        while self.word(last + 1) == "." and last + 2 < len(self.tokens):
+            last += 2
+        return first, last
+
+    def close(self, number: int) -> int:
+        """The bracket that closes the one at `number`."""
+        for other in range(number + 1, len(self.tokens)):
+            if self.depth[other] == self.depth[number] and self.words[other] in _CLOSE:
+                return other
+        raise KeyError(number)
+
+    def after(self, number: int, depth: int) -> Iterator[int]:
+        """The tokens behind `number` at one depth, until the bracket around them closes.
+
+        Tokens at deeper levels are left out; leaving through enclosing brackets is allowed down
+        to `depth`, which may be smaller than the depth of `number`.
+        """
+        for other in range(number + 1, len(self.tokens)):
+            if self.depth[other] < depth or self.words[other] == ";":
+                return
+            if self.depth[other] == depth:
+                yield other

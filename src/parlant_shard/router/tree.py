@@ -1,0 +1,119 @@
+"""Small questions to nodes of PostgreSQL's parse tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from parlant_shard.router.allowed import AGGREGATES
+from parlant_shard.router.model import Constant, Param, Term
+from parlant_shard.router.parsing import Node
+
+
+def text_of(node: Node) -> str:
+    return str(node.get("String", {}).get("sval", ""))
+
+
+def alias_of(node: Node) -> str | None:
+    alias = node.get("alias")
+    return str(alias["aliasname"]) if alias else None
+
+
+def uncast(node: Any) -> Node:
+    while isinstance(node, dict) and "TypeCast" in node:
+        node = node["TypeCast"]["arg"]
+    return node if isinstance(node, dict) else {}
+
+
+def term_of(node: Any) -> Term | None:
+    """A constant or a parameter, casts aside. None for anything else."""
+    node = uncast(node)
+    if "ParamRef" in node:
+        return Param(node["ParamRef"].get("number", 0))
+    constant = node.get("A_Const")
+    if constant is None:
+        return None
+    if constant.get("isnull"):
+        return Constant(None)
+    if "sval" in constant:
+        return Constant(constant["sval"].get("sval", ""))
+    if "ival" in constant:
+        return Constant(str(constant["ival"].get("ival", 0)))
+    if "fval" in constant:
+        return Constant(constant["fval"]["fval"])
+    return None
+
+
+def conjuncts(node: Node) -> Iterator[Node]:
+    body = node.get("BoolExpr")
+    if body is not None and body.get("boolop") == "AND_EXPR":
+        for part in body["args"]:
+            yield from conjuncts(part)
+    else:
+        yield node
+
+
+def leaves(node: Node) -> Iterator[Node]:
+    if node.get("op", "SETOP_NONE") == "SETOP_NONE":
+        yield node
+    else:
+        yield from leaves(node["larg"])
+        yield from leaves(node["rarg"])
+
+
+def has_star(node: Node) -> bool:
+    return any(
+        "A_Star" in t["ResTarget"]["val"].get("ColumnRef", {}).get("fields", [{}])[-1]
+        for t in node.get("targetList", ())
+    )
+
+
+def is_transparent(node: Node) -> bool:
+    """Whether a condition on the result is one on the rows: nothing counts, cuts or groups."""
+    if any(
+        part in node
+        for part in (
+            "distinctClause",
+            "groupClause",
+            "havingClause",
+            "limitCount",
+            "limitOffset",
+            "windowClause",
+            "withClause",
+        )
+    ):
+        return False
+    return not any(calls_aggregate(t) for t in node.get("targetList", ()))
+
+
+def calls_aggregate(node: Any) -> bool:
+    """Whether an expression has an aggregate or a window function at its own query level."""
+    if isinstance(node, list):
+        return any(calls_aggregate(n) for n in node)
+    if not isinstance(node, dict):
+        return False
+    call = node.get("FuncCall")
+    if call is not None and (
+        "over" in call or call.get("agg_star") or text_of(call["funcname"][-1]) in AGGREGATES
+    ):
+        return True
+    return any(calls_aggregate(body) for tag, body in node.items() if tag != "SubLink")
+
+
+def labels(node: Any) -> Iterator[str]:
+    """Every name that a statement gives to a column: AS, aliases, column definitions."""
+    if isinstance(node, list):
+        for entry in node:
+            yield from labels(entry)
+    elif isinstance(node, dict):
+        for tag, body in node.items():
+            if tag == "ResTarget" and "name" in body:
+                yield body["name"]
+            elif tag == "aliasname":  # the column of a function that returns one value
+                yield body
+            elif tag == "ColumnDef" and "colname" in body:
+                yield body["colname"]
+            elif tag in {"colnames", "aliascolnames"}:
+                yield from (text_of(n) for n in body)
+            if isinstance(body, dict | list):
+                yield from labels(body)
