@@ -466,13 +466,15 @@ def test_a_dead_second_server_keeps_everything_as_it_was(bench: Bench, core: str
 
 
 def test_one_database_under_two_names(bench: Bench, core: str) -> None:
-    info = conninfo_to_dict(core)
-    other = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}.get(str(info.get("host")))
-    if other is None:
-        pytest.skip("the server has one name only")
+    with psycopg.connect(core) as connection:
+        number = connection.info.hostaddr
+    if not number:
+        pytest.skip("a Unix socket has one name only")
     bench.write({"core": core})
     bench.apply()
-    bench.write({"core": core, "east": make_conninfo(core, host=other)})
+    # The name is not looked up: the number goes before it.
+    other = make_conninfo(core, host="other.example", hostaddr=number)
+    bench.write({"core": core, "east": other})
     bench.refuses(
         "apply",
         bench.file,
@@ -728,6 +730,21 @@ def test_another_encoding(bench: Bench, clusters: Clusters, core: str, encoding:
         )
     finally:
         cluster.drop_database(name)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_another_encoding_of_the_client(
+    bench: Bench, core: str, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    bench.write(
+        {"core": core},
+        {"shard_1": '{server: core, workspaces: [ws1, "мир"]}'},
+        ddl="CREATE TABLE item (id text PRIMARY KEY, workspace_id text, имя text);\n",
+    )
+    bench.converges()
+    assert "мир" in bench.ok("workspace", "list", bench.file)
+    bench.ok("doctor", bench.file)
 
 
 def test_a_namespace_that_does_not_exist(bench: Bench, core: str) -> None:
@@ -1639,7 +1656,10 @@ def test_ctrl_c(bench: Bench, core: str, east: str, servers: int) -> None:
     bench.apply()
     bench.write(both, grown if servers == 2 else MORE)
     with writers(both.values(), ["item_shard_1", "item_shard_2"][:servers]):
+        # A shell without job control starts `pytest &` with SIGINT ignored, which is inherited.
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = spawn("apply", bench.file, "--yes")
+        signal.signal(signal.SIGINT, ours)
         assert process.stderr is not None
         for line in process.stderr:
             if "trying again" in line:
@@ -1649,7 +1669,7 @@ def test_ctrl_c(bench: Bench, core: str, east: str, servers: int) -> None:
             out, err = process.communicate(timeout=15)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # closes the pipes, or their collection fails a later test
     assert process.returncode == 1
     assert out == ""
     assert err.endswith(
