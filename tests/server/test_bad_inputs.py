@@ -1537,6 +1537,7 @@ def test_another_run_holds_the_lock(bench: Bench, core: str) -> None:
             hint="wait for it, or look at `parlant-shard status`; nothing was changed",
         )
         before = bench.file.read_bytes()
+        holder.execute("SELECT 1")  # a beat, or it would soon be taken for dead
         assert bench.run("workspace", "add", bench.file, "new").code == 6
         assert bench.file.read_bytes() == before
     assert relations(core) == 0
