@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -255,10 +255,17 @@ class Scene:
 
     def leftovers(self) -> list[str]:
         """Name everything that a finished apply must not leave behind."""
+        deadline = time.monotonic() + 20
+        # The server closes a session, and drops the slot of a table's copy, a moment afterwards.
+        while self._found(CLOSING) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._found((*LEFTOVERS, *CLOSING))
+
+    def _found(self, queries: Iterable[str]) -> list[str]:
         found = []
         for server in (0, 1):
             with self.connect(server) as connection:
-                for query in LEFTOVERS:
+                for query in queries:
                     found += [row[0] for row in connection.execute(query)]
         return found
 
@@ -315,7 +322,7 @@ DESCRIBE = {
     "subscribed": "SELECT concat_ws(' ', srrelid::regclass, srsubstate IN ('r', 's')) "
     "FROM pg_subscription_rel",
     "slots": "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database() "
-    "AND NOT temporary",
+    "AND NOT temporary AND slot_name !~ '^pg_\\d+_sync_'",
     "objects": "SELECT concat_ws(' ', kind, name, logical, shard) FROM parlant_shard.object",
     "placements": "SELECT concat_ws(' ', workspace_id, shard, state) FROM parlant_shard.placement",
     "directory": "SELECT concat_ws(' ', workspace_id, shard, state) FROM parlant_shard.directory",
@@ -335,8 +342,13 @@ LEFTOVERS = (
     "SELECT 'scratch database ' || datname::text FROM pg_database "
     "WHERE datname ~ '^parlant_shard_scratch_' "
     "AND split_part(datname, '_', 4)::bigint < extract(epoch FROM now()) - 900",
+)
+
+CLOSING = (
     "SELECT 'session ' || application_name FROM pg_stat_activity "
     "WHERE datname = current_database() AND application_name LIKE 'parlant-shard %'",
+    "SELECT 'slot of a copy ' || slot_name FROM pg_replication_slots "
+    "WHERE database = current_database() AND slot_name ~ '^pg_\\d+_sync_'",
 )
 
 
