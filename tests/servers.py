@@ -61,7 +61,8 @@ class Cluster:
 
     def connect(self, dbname: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
         """Open an autocommit connection of the administrator."""
-        options = {"dbname": dbname} if dbname else {}
+        # Where the server was made without a locale, psycopg would return text as bytes.
+        options = {"client_encoding": "UTF8"} | ({"dbname": dbname} if dbname else {})
         return psycopg.connect(
             make_conninfo(self.admin_dsn, connect_timeout=10, **options), autocommit=True
         )

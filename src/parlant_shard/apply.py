@@ -48,6 +48,9 @@ LEFTOVER_WAIT = 30.0
 # The holder of the lock says something this often; silence of several beats means it is dead.
 HEARTBEAT = 2.0
 SILENCE = 10.0
+# A server may need a moment to notice that its client was killed: until then the lock is held by
+# nobody. A live holder is known by its next beat.
+_NOTICE = 1.5 * HEARTBEAT
 # How long one step is tried against locks of others before the run gives up (it resumes).
 PATIENCE = 300.0
 # A subscription for which the server has no worker is given up after this long: nothing will change
@@ -57,6 +60,14 @@ NO_WORKER = 60.0
 WATCH_AFTER = 5.0
 
 _FIRST_LOCK_TIMEOUT_MS = 100
+# PostgreSQL stops an autovacuum that is in the way, but only for whoever has waited for
+# deadlock_timeout, which is as long as our longest wait. So every third attempt of those waits a
+# little longer; where the setting is far from its default, that would be too long for others.
+_YIELDS = (
+    "SELECT pg_catalog.set_config('lock_timeout', greatest(%s::int, (SELECT s.setting::int + 200 "
+    "FROM pg_catalog.pg_settings s WHERE s.name = 'deadlock_timeout' "
+    "AND s.setting::int <= 1000))::text, true)"
+)
 _MAX_PAUSE = 5.0
 
 Listener = Callable[[str, Step | None, str], None]
@@ -97,21 +108,26 @@ def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.
     with db.session(
         topology, topology.coordinator, application=f"parlant-shard lock {topology.name}"
     ) as connection:
-        deadline = time.monotonic() + wait
+        began = time.monotonic()
+        first = None
         while not _try_lock(connection, key):
             holder = _holder(connection, key)
             if holder is None:
                 continue  # it let go between the two questions
+            sign = (holder["pid"], holder["beat"])
+            first = first or sign
+            waited = time.monotonic() - began
             if holder["silence"] is None or holder["silence"] < SILENCE:
-                raise Locked(
-                    f'another run holds the lock of topology "{topology.name}" '
-                    f"(pid {holder['pid']} on the coordinator, since {holder['since']} UTC)",
-                    code="PS501",
-                    hint="wait for it, or look at `parlant-shard status`; nothing was changed",
-                )
-            if time.monotonic() > deadline:
+                if sign != first or waited > _NOTICE:
+                    raise Locked(
+                        f'another run holds the lock of topology "{topology.name}" '
+                        f"(pid {holder['pid']} on the coordinator, since {holder['since']} UTC)",
+                        code="PS501",
+                        hint="wait for it, or look at `parlant-shard status`; nothing was changed",
+                    )
+            elif waited > wait:
                 connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [holder["pid"]])
-            time.sleep(0.2)
+            time.sleep(0.1)
         beating = threading.Event()
         beat = threading.Thread(target=_heartbeat, args=(connection, beating), daemon=True)
         beat.start()
@@ -141,6 +157,7 @@ def _try_lock(connection: db.Connection, key: str) -> bool:
 def _holder(connection: db.Connection, key: str) -> dict[str, Any] | None:
     return connection.execute(
         "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') AS since, "
+        "a.state_change AS beat, "
         "extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8 AS silence "
         "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
@@ -522,6 +539,8 @@ class _Run:
                         "pg_catalog.set_config('statement_timeout', %s, true)",
                         [str(timeout), str(step.statement_timeout_ms)],
                     )
+                    if attempt > 4 and attempt % 3 == 0:
+                        connection.execute(_YIELDS, [timeout])
                     for statement in statements:
                         connection.execute(statement)
                     journal.record(

@@ -89,10 +89,12 @@ def connect(dsn: str, *, server: str, application: str = "parlant-shard") -> Con
 def bare(dsn: str, *, server: str, application: str = "parlant-shard") -> Connection:
     """Open an autocommit connection that nothing is set on.
 
-    `dsn` goes to libpq as it is; only what it leaves open is added. Raises CannotConnect (PS401).
+    `dsn` goes to libpq as it is; but for the encoding, only what it leaves open is added. Raises
+    CannotConnect (PS401).
     """
     given = conninfo_to_dict(dsn)
-    extra: dict[str, Any] = {"application_name": application[:63]}
+    # Whatever PGCLIENTENCODING, the role or the database say: under SQL_ASCII text comes as bytes.
+    extra: dict[str, Any] = {"application_name": application[:63], "client_encoding": "UTF8"}
     if "connect_timeout" not in given:
         extra["connect_timeout"] = CONNECT_TIMEOUT
     # A server that vanishes without a word must not hold a run for the kernel's two hours.

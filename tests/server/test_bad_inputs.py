@@ -466,13 +466,15 @@ def test_a_dead_second_server_keeps_everything_as_it_was(bench: Bench, core: str
 
 
 def test_one_database_under_two_names(bench: Bench, core: str) -> None:
-    info = conninfo_to_dict(core)
-    other = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}.get(str(info.get("host")))
-    if other is None:
-        pytest.skip("the server has one name only")
+    with psycopg.connect(core) as connection:
+        number = connection.info.hostaddr
+    if not number:
+        pytest.skip("a Unix socket has one name only")
     bench.write({"core": core})
     bench.apply()
-    bench.write({"core": core, "east": make_conninfo(core, host=other)})
+    # The name is not looked up: the number goes before it.
+    other = make_conninfo(core, host="other.example", hostaddr=number)
+    bench.write({"core": core, "east": other})
     bench.refuses(
         "apply",
         bench.file,
@@ -728,6 +730,21 @@ def test_another_encoding(bench: Bench, clusters: Clusters, core: str, encoding:
         )
     finally:
         cluster.drop_database(name)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_another_encoding_of_the_client(
+    bench: Bench, core: str, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    bench.write(
+        {"core": core},
+        {"shard_1": '{server: core, workspaces: [ws1, "мир"]}'},
+        ddl="CREATE TABLE item (id text PRIMARY KEY, workspace_id text, имя text);\n",
+    )
+    bench.converges()
+    assert "мир" in bench.ok("workspace", "list", bench.file)
+    bench.ok("doctor", bench.file)
 
 
 def test_a_namespace_that_does_not_exist(bench: Bench, core: str) -> None:
@@ -1573,6 +1590,7 @@ def test_another_run_holds_the_lock(bench: Bench, core: str) -> None:
             hint="wait for it, or look at `parlant-shard status`; nothing was changed",
         )
         before = bench.file.read_bytes()
+        holder.execute("SELECT 1")  # a beat, or it would soon be taken for dead
         assert bench.run("workspace", "add", bench.file, "new").code == 6
         assert bench.file.read_bytes() == before
     assert relations(core) == 0
@@ -1656,7 +1674,7 @@ def test_a_scratch_database_of_a_dead_run_is_cleared(
     try:
         bench.write({"core": core})
         bench.ok("plan", bench.file)
-        assert execute(core, f"SELECT FROM pg_database WHERE datname = '{name}'") == []
+        assert execute(core, f"SELECT 1 FROM pg_database WHERE datname = '{name}'") == []
     finally:
         cluster.drop_database(name)
 
@@ -1692,7 +1710,10 @@ def test_ctrl_c(bench: Bench, core: str, east: str, servers: int) -> None:
     bench.apply()
     bench.write(both, grown if servers == 2 else MORE)
     with writers(both.values(), ["item_shard_1", "item_shard_2"][:servers]):
+        # A shell without job control starts `pytest &` with SIGINT ignored, which is inherited.
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = spawn("apply", bench.file, "--yes")
+        signal.signal(signal.SIGINT, ours)
         assert process.stderr is not None
         for line in process.stderr:
             if "trying again" in line:
@@ -1702,7 +1723,7 @@ def test_ctrl_c(bench: Bench, core: str, east: str, servers: int) -> None:
             out, err = process.communicate(timeout=15)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # closes the pipes, or their collection fails a later test
     assert process.returncode == 1
     assert out == ""
     assert err.endswith(
@@ -1819,6 +1840,31 @@ def test_a_lock_table_that_is_full(bench: Bench, lab: Path) -> None:
         ddl=wider,
         extra=many,
     )
+    bench.converges()
+
+
+def test_an_autovacuum_that_takes_long_makes_way(bench: Bench, lab: Path) -> None:
+    """PostgreSQL stops it for whoever has waited for deadlock_timeout."""
+    slow = (
+        " NOT NULL) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 100, "
+        "autovacuum_vacuum_cost_limit = 1);"
+    )
+    ddl = LONE.replace(" NOT NULL);", slow)
+    local.up(lab, durable=False, settings={"autovacuum_naptime": "1s"})
+    core = lab_login(lab)
+    bench.write({"core": core}, ddl=ddl)
+    bench.apply()
+    execute(
+        core,
+        "INSERT INTO item_shard_1 SELECT i, 'ws1', now() FROM generate_series(1, 100000) i",
+        "DELETE FROM item_shard_1 WHERE id::int % 2 = 0",
+    )
+    works = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'item_shard_1'::regclass"
+    deadline = time.monotonic() + 60
+    while not execute(core, works):
+        assert time.monotonic() < deadline, "no autovacuum began"
+        time.sleep(0.1)
+    bench.write({"core": core}, ddl=ddl.replace(" NOT NULL) WITH", " NOT NULL, extra text) WITH"))
     bench.converges()
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -255,10 +255,17 @@ class Scene:
 
     def leftovers(self) -> list[str]:
         """Name everything that a finished apply must not leave behind."""
+        deadline = time.monotonic() + 20
+        # The server closes a session, and drops the slot of a table's copy, a moment afterwards.
+        while self._found(CLOSING) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._found((*LEFTOVERS, *CLOSING))
+
+    def _found(self, queries: Iterable[str]) -> list[str]:
         found = []
         for server in (0, 1):
             with self.connect(server) as connection:
-                for query in LEFTOVERS:
+                for query in queries:
                     found += [row[0] for row in connection.execute(query)]
         return found
 
@@ -315,7 +322,7 @@ DESCRIBE = {
     "subscribed": "SELECT concat_ws(' ', srrelid::regclass, srsubstate IN ('r', 's')) "
     "FROM pg_subscription_rel",
     "slots": "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database() "
-    "AND NOT temporary",
+    "AND NOT temporary AND slot_name !~ '^pg_\\d+_sync_'",
     "objects": "SELECT concat_ws(' ', kind, name, logical, shard) FROM parlant_shard.object",
     "placements": "SELECT concat_ws(' ', workspace_id, shard, state) FROM parlant_shard.placement",
     "directory": "SELECT concat_ws(' ', workspace_id, shard, state) FROM parlant_shard.directory",
@@ -335,8 +342,13 @@ LEFTOVERS = (
     "SELECT 'scratch database ' || datname::text FROM pg_database "
     "WHERE datname ~ '^parlant_shard_scratch_' "
     "AND split_part(datname, '_', 4)::bigint < extract(epoch FROM now()) - 900",
+)
+
+CLOSING = (
     "SELECT 'session ' || application_name FROM pg_stat_activity "
     "WHERE datname = current_database() AND application_name LIKE 'parlant-shard %'",
+    "SELECT 'slot of a copy ' || slot_name FROM pg_replication_slots "
+    "WHERE database = current_database() AND slot_name ~ '^pg_\\d+_sync_'",
 )
 
 
@@ -651,7 +663,7 @@ def test_killed_at_random_moments(
             kills += 1
         else:
             kills += kill_after(process, chance.randint(1, 12), chance.uniform(0, 0.02))
-    assert kills >= 10
+    assert kills >= (10 if FULL else 5)  # a fast machine may be done before the tenth
     run(filled, "edit")
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
@@ -879,7 +891,7 @@ def test_two_at_once(filled: Scene) -> None:
         until(lambda: holder(filled) is not None, "a run with the lock")
         began = time.monotonic()
         said = run(filled, "edit", code=6)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert "PS501" in said
         with pytest.raises(Locked):
             filled.apply("first")
@@ -889,6 +901,19 @@ def test_two_at_once(filled: Scene) -> None:
         second = start(filled, "edit")
         until(lambda: holder(filled) is not None, "the next run with the lock")
     finish(second)
+    filled.check("edit")
+
+
+def test_lock_of_a_holder_that_was_just_killed(filled: Scene) -> None:
+    """The server notices a death a moment later: until then the lock is nobody's."""
+    with filled.connect() as core:
+        core.execute(
+            "SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"parlant-shard {filled.name}"]
+        )
+        letting_go = threading.Timer(1.0, core.close)
+        letting_go.start()
+        filled.apply("edit")
+        letting_go.join()
     filled.check("edit")
 
 

@@ -287,7 +287,7 @@ def test_an_index_build_that_waits_blocks_nobody(filled: Scene) -> None:
     assert failed == []
     assert traffic.errors == []
     assert traffic.rounds > 100
-    assert traffic.longest < 1
+    assert traffic.longest < 2  # whoever waits for the build waits as long, and has an error
     for shard, server in SHARDS.items():
         with filled.connect(server) as connection:
             connection.execute(f"DELETE FROM event_{shard} WHERE kind = 'live'")
