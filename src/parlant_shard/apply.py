@@ -61,12 +61,14 @@ WATCH_AFTER = 5.0
 
 _FIRST_LOCK_TIMEOUT_MS = 100
 # PostgreSQL stops an autovacuum that is in the way, but only for whoever has waited for
-# deadlock_timeout, which is as long as our longest wait. So every third attempt of those waits a
-# little longer; where the setting is far from its default, that would be too long for others.
+# deadlock_timeout, which is as long as our longest wait. So every third of the later attempts waits
+# a little longer, where somebody holds the lock that a vacuum holds (docs/decisions/0007).
 _YIELDS = (
     "SELECT pg_catalog.set_config('lock_timeout', greatest(%s::int, (SELECT s.setting::int + 200 "
-    "FROM pg_catalog.pg_settings s WHERE s.name = 'deadlock_timeout' "
-    "AND s.setting::int <= 1000))::text, true)"
+    "FROM pg_catalog.pg_settings s WHERE s.name = 'deadlock_timeout' AND s.setting::int <= 1000 "
+    "AND EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.mode = 'ShareUpdateExclusiveLock' "
+    "AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.database = (SELECT d.oid "
+    "FROM pg_catalog.pg_database d WHERE d.datname = current_database()))))::text, true)"
 )
 _MAX_PAUSE = 5.0
 

@@ -149,6 +149,8 @@ class Sharded:
             if found is not None:
                 route = rewrite(text, shard_map=self.map, workspace=found, params=params)
         wrong = complaints(route, self.map)
+        if workspace is not None and set(route.workspaces) - {workspace}:
+            wrong.append(f"the caller is {workspace}, the route is of {route.workspaces}")
         assert not wrong, report(text, params, route, *wrong)
         return route
 

@@ -123,9 +123,15 @@ class Maker:
                 case 5 if table != "workspace":
                     name = self.pick(["workspace_id", "parlant_term", "parlant_tool_integration"])
         text = written
+        columns = self.columns(name, table)
         if name != table:
             text += self.pick([" AS ", " "]) + name
-        return Item(text, name, self.columns(name, table))
+            if self.chance(5):
+                known = self.number(1, 3)
+                text += f"({', '.join(f'k{n}' for n in range(known))})"
+                all_columns = [Column(f"{name}.k{n}", "?", "") for n in range(known)]
+                columns = all_columns + [c for c in columns if c.type in "bj"]
+        return Item(text, name, columns)
 
     def columns(self, name: str, table: str) -> list[Column]:
         return [Column(f'{name}."{c}"', t, table) for c, t in TYPED[table]]
@@ -154,6 +160,13 @@ class Maker:
         left = self.item(depth)
         for _ in range(self.pick([0, 0, 0, 1, 1, 1, 2])):
             left = self.join(left, depth)
+        if self.chance(5):
+            inner = self.table(self.pick(SHARDED), alias=self.fresh())
+            name, picked = self.fresh(), self.pick(inner.columns)
+            query = f"SELECT {picked.text} AS l FROM {inner.text} WHERE {self.tie(inner, left)}"
+            text = f"{left.text} CROSS JOIN LATERAL ({query} ORDER BY 1 LIMIT 3) {name}"
+            column = Column(f"{name}.l", picked.type, "")
+            return Item(text, left.name, [*left.columns, column])
         return left
 
     def join(self, left: Item, depth: int) -> Item:
@@ -177,13 +190,26 @@ class Maker:
             both = Item("", "", left.columns + right.columns)
             on = f"{on} AND {self.condition(both, 0)}"
         kind = self.pick(JOINS)
+        shared = self.shared(left, right)
+        columns = left.columns + right.columns
+        if shared and self.chance(15):
+            using = f"USING ({', '.join(shared[: self.number(1, 2)])})"
+            return Item(f"{left.text} {kind} {right.text} {using}", left.name, columns)
+        if self.chance(4):
+            return Item(f"{left.text} NATURAL {kind} {right.text}", left.name, columns)
         if kind == "FULL JOIN" and " AND " in on:
             kind = "LEFT JOIN"  # not every condition can be fully joined on
-        columns = left.columns + right.columns
         text = f"{left.text} {kind} {right.text} ON {on}"
         if self.chance(15):
             text = f"({text})"
         return Item(text, left.name, columns)
+
+    def shared(self, left: Item, right: Item) -> list[str]:
+        """The names of columns that USING can join two items by."""
+        both = []
+        for item in (left, right):
+            both.append({(c.text.rpartition(".")[2], c.type) for c in item.columns})
+        return sorted(name for name, type_ in both[0] & both[1] if type_ in "uti")
 
     def named(self, item: Item, table: str, column: str) -> str:
         ends = (f'."{column}"', f".{column}")
@@ -214,6 +240,8 @@ class Maker:
         return self.value(str(row_id(workspace, kind, self.number(1, 50))), "uuid")
 
     def constant(self, column: Column) -> str:
+        if column.text.endswith('"workspace_id"') and self.chance(90):
+            return self.value(self.workspace)
         match column.type:
             case "u":
                 return self.uuid(column.table)
@@ -326,14 +354,22 @@ class Maker:
                 grouping = f" GROUP BY {form.format(names)}"
                 if self.chance(25):
                     grouping += f" HAVING count(*) > {self.value(self.number(0, 3))}"
-        elif roll < 40 and not labelled:
+        elif roll < 32 and (keyed := [c for c in item.columns if c.text.endswith('."id"')]):
+            # What depends on a primary key needs no place in GROUP BY.
+            key = self.pick(keyed)
+            name = key.text.rpartition(".")[0]
+            own = [c for c in item.columns if c.text.startswith(f"{name}.")]
+            targets = [(c.text, c.type) for c in (self.pick(own), self.pick(own))]
+            targets.append(self.aggregate(item))
+            grouping = f" GROUP BY {key.text}"
+        elif roll < 42 and not labelled:
             targets = [(self.pick(["*", f"{item.columns[0].text.split('.')[0]}.*"]), "*")]
         else:
             targets = [self.scalar(item, depth) for _ in range(self.number(1, 4))]
             if self.chance(12):
                 targets.append(self.window(item))
         where = f" WHERE {self.condition(item, depth)}" if self.chance(60) else ""
-        distinct = "DISTINCT " if self.chance(8) and not grouping and roll >= 40 else ""
+        distinct = "DISTINCT " if self.chance(8) and not grouping and roll >= 42 else ""
         columns = []
         written = []
         for number, (text, type_) in enumerate(targets):
@@ -345,7 +381,13 @@ class Maker:
                 labels = ["", "", f" AS {label}", f' "{label}"', " AS workspace_id"]
                 written.append(text + ("" if type_ == "*" else self.pick(labels)))
         query = f"SELECT {distinct}{', '.join(written)} FROM {item.text}{where}{grouping}"
-        if len(targets) > 0 and targets[0][1] != "*":
+        if self.chance(5) and not distinct and not grouping and targets[0][1] != "*":
+            numbers = ", ".join(str(n) for n in range(1, len(targets) + 1))
+            return (
+                f"{query.replace('SELECT', 'SELECT DISTINCT ON (1)', 1)} ORDER BY {numbers}",
+                columns,
+            )
+        if targets[0][1] != "*":
             query += self.order(len(targets), limit=True, chance=20 if labelled else 35)
         return query, columns
 

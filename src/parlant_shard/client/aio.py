@@ -465,7 +465,7 @@ class AsyncConnection(Bound):
         if self._pipeline is not None:
             later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        rows = [] if cursor.description is None else await cursor.fetchall()
+        rows = await cursor.fetchall() if batch.has_rows(cursor) else None
         return batch.collected(cursor, rows)
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
@@ -702,22 +702,23 @@ class AsyncServerCursor(ServerDescribed):
             raise self.connection.translated(error) from error
 
 
-async def _rows_of(cursor: Any) -> list[Any]:
+async def _rows_of(cursor: Any) -> list[Any] | None:
     """The twin of `batch.rows_of`."""
     try:
         found: list[Any] = await cursor.fetchall()
     except psycopg.ProgrammingError:
         if cursor.pgresult is None or cursor.description is not None:
             raise
-        return []
+        return None
     return found
 
 
 async def _collected_many(cursor: Any, *, returning: bool) -> Answer:
     """The twin of `batch.collected_many`."""
-    description = cursor.description
-    if not returning or description is None:
-        return Answer(None, [], cursor.rowcount, cursor.statusmessage)
+    if not returning or not batch.has_rows(cursor):
+        return Answer(None, None, cursor.rowcount, cursor.statusmessage)
+    description = Answer(cursor, [], 0, None)
+    assert description.description is not None
     rows: list[Any] = []
     while True:
         rows += await cursor.fetchall()

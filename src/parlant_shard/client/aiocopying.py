@@ -46,7 +46,8 @@ async def copied(
         async with connection.block(real.cursor().copy(into)) as stream:
             yield stream
         return
-    assert context.workspace is not None
+    workspace = context.named(shard_map)
+    assert workspace is not None
     async with nullcontext() if context.transaction else connection.transaction():
         cursor = (await connection.real(target.server, target.shard)).cursor()
         try:
@@ -56,7 +57,7 @@ async def copied(
                 copy,
                 shard_map,
                 shard=target.shard,
-                workspace=context.workspace,
+                workspace=workspace,
                 generated=generated,
             )
             await cursor.execute(staging.create)
@@ -69,7 +70,7 @@ async def copied(
                 await cursor.execute(staging.check)
                 row = await cursor.fetchone()
                 if row is not None and row[0]:
-                    raise copytext.foreign_rows(row[0], context.workspace)
+                    raise copytext.foreign_rows(row[0], workspace)
             await cursor.execute(staging.insert)
             await cursor.execute(staging.drop)
         except psycopg.Error as error:

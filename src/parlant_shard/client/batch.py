@@ -51,27 +51,33 @@ def planned(
     return Batch(route=route, target=targets[0], groups=groups)
 
 
-def collected(cursor: Any, rows: list[Any]) -> Answer:
+def collected(cursor: Any, rows: list[Any] | None) -> Answer:
     """Everything that a psycopg cursor has to say, with the rows that were fetched from it."""
-    return Answer(cursor.description, rows, cursor.rowcount, cursor.statusmessage)
+    return Answer(cursor, rows, cursor.rowcount, cursor.statusmessage)
 
 
-def rows_of(cursor: Any) -> list[Any]:
+def has_rows(cursor: Any) -> bool:
+    """Whether a statement produced rows; cheaper than asking for their description."""
+    return cursor.rownumber is not None
+
+
+def rows_of(cursor: Any) -> list[Any] | None:
     """The rows of a statement in a pipeline; fetching is what makes it answer."""
     try:
         found: list[Any] = cursor.fetchall()
     except psycopg.ProgrammingError:
         if cursor.pgresult is None or cursor.description is not None:
             raise
-        return []  # it has answered, and not with rows
+        return None  # it has answered, and not with rows
     return found
 
 
 def collected_many(cursor: Any, *, returning: bool) -> Answer:
     """The answer of psycopg's `executemany`: with `returning` it has a result for every set."""
-    description = cursor.description
-    if not returning or description is None:
-        return Answer(None, [], cursor.rowcount, cursor.statusmessage)
+    if not returning or not has_rows(cursor):
+        return Answer(None, None, cursor.rowcount, cursor.statusmessage)
+    description = Answer(cursor, [], 0, None)
+    assert description.description is not None  # made now: the cursor goes on to the next result
     rows: list[Any] = []
     while True:
         rows += cursor.fetchall()
@@ -82,5 +88,5 @@ def collected_many(cursor: Any, *, returning: bool) -> Answer:
 def together(answers: Sequence[Answer]) -> Answer:
     """The answer of a batch that was sent as several texts."""
     last = answers[-1]
-    rows = [row for a in answers for row in a.rows]
-    return Answer(last.description, rows, sum(a.rowcount for a in answers), last.statusmessage)
+    rows = [row for a in answers for row in a.rows] if last.has_rows else None
+    return Answer(last, rows, sum(a.rowcount for a in answers), last.statusmessage)

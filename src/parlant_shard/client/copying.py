@@ -43,7 +43,8 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
         with connection.block(real.cursor().copy(into)) as stream:
             yield stream
         return
-    assert context.workspace is not None
+    workspace = context.named(shard_map)
+    assert workspace is not None
     with nullcontext() if context.transaction else connection.transaction():
         cursor = connection.real(target.server, target.shard).cursor()
         try:
@@ -54,7 +55,7 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
                 copy,
                 shard_map,
                 shard=target.shard,
-                workspace=context.workspace,
+                workspace=workspace,
                 generated=generated,
             )
             cursor.execute(staging.create)
@@ -66,7 +67,7 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
             if staging.check is not None:
                 row = cursor.execute(staging.check).fetchone()
                 if row is not None and row[0]:
-                    raise copytext.foreign_rows(row[0], context.workspace)
+                    raise copytext.foreign_rows(row[0], workspace)
             cursor.execute(staging.insert)
             cursor.execute(staging.drop)
         except psycopg.Error as error:

@@ -207,7 +207,7 @@ def out_text(target: RouteTarget, options: sql.Composable) -> str:
 
 def in_route(copy: CopyIn, shard_map: ShardMap, context: Context) -> Route:
     """Where the rows go. Raises Unroutable (PS616, PS622, PS654)."""
-    home, workspace = context.home(shard_map), context.workspace
+    home, workspace = context.home(shard_map), context.named(shard_map)
     if context.everything:
         raise _refused(
             "PS622", "a change of all workspaces is not routed", "change one workspace at a time"

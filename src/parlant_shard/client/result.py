@@ -9,21 +9,31 @@ from parlant_shard.client.failures import misused
 
 
 class Answer:
-    """Rows and their description, fetched entirely. Made once, read through a Result."""
+    """Rows and their description, fetched entirely. Made once, read through a Result.
 
-    __slots__ = ("description", "rowcount", "rows", "statusmessage")
+    `source` is the psycopg cursor, for its description alone: few ask, and making it takes longer
+    than routing the statement.
+    """
+
+    __slots__ = ("_description", "_source", "has_rows", "rowcount", "rows", "statusmessage")
 
     def __init__(
-        self,
-        description: Sequence[Any] | None,
-        rows: list[Any],
-        rowcount: int,
-        statusmessage: str | None,
+        self, source: Any, rows: list[Any] | None, rowcount: int, statusmessage: str | None
     ) -> None:
-        self.description = None if description is None else list(description)
-        self.rows = rows
+        self._source = source
+        self._description: list[Any] | None = None
+        self.has_rows = rows is not None
+        self.rows: list[Any] = rows or []
         self.rowcount = rowcount
         self.statusmessage = statusmessage
+
+    @property
+    def description(self) -> list[Any] | None:
+        source = self._source
+        if source is not None and self.has_rows:
+            self._description = list(source.description or ())
+            self._source = None
+        return self._description
 
 
 def joined(answers: Sequence[Answer]) -> Answer:
@@ -33,8 +43,8 @@ def joined(answers: Sequence[Answer]) -> Answer:
     total = sum(a.rowcount for a in answers)
     verb = (answers[0].statusmessage or "").partition(" ")[0]
     return Answer(
-        answers[0].description,
-        [row for a in answers for row in a.rows],
+        answers[0],
+        [row for a in answers for row in a.rows] if answers[0].has_rows else None,
         total,
         f"{verb} {total}" if verb else None,
     )
@@ -49,7 +59,7 @@ class _Reader:
 
     def _rows(self) -> list[Any]:
         answer = self._answer
-        if answer.description is None:
+        if not answer.has_rows:
             raise misused(
                 "the last statement produced no rows "
                 f"(command status: {answer.statusmessage or 'none'})",
@@ -90,7 +100,7 @@ class Result(_Reader):
 
     @property
     def rownumber(self) -> int | None:
-        return self._at if self._load().description is not None else None
+        return self._at if self._load().has_rows else None
 
     @property
     def statusmessage(self) -> str | None:
@@ -167,8 +177,8 @@ class AsyncResult(_Reader):
         return self._answer
 
 
-NOT_YET = Answer(None, [], -1, None)
+NOT_YET = Answer(None, None, -1, None)
 """What an asynchronous result says of itself before a pipeline has answered."""
 
-NOTHING = Answer(None, [], 0, None)
+NOTHING = Answer(None, None, 0, None)
 """The answer of a batch without parameters."""

@@ -27,7 +27,7 @@ from parlant_shard.client.lookups import LookupCache, probes
 from parlant_shard.client.options import RowFactory
 from parlant_shard.client.result import Answer, joined
 from parlant_shard.errors import ShardError
-from parlant_shard.router.rewrite import rewrite
+from parlant_shard.router.rewrite import key_text, rewrite
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget, Unroutable
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.sqlfiles import queries
@@ -64,11 +64,16 @@ class Context:
     server: str | None = None
     shard: str | None = None
 
+    def named(self, shard_map: ShardMap) -> str | None:
+        """The workspace as the map spells it: a uuid has many spellings."""
+        return None if self.workspace is None else key_text(self.workspace, shard_map.key_type)
+
     def home(self, shard_map: ShardMap) -> tuple[str, str] | None:
         """The server and shard of the workspace, None where there is none or nobody placed it."""
         if self.everything:
             return None
-        shard = shard_map.place(self.workspace) if self.workspace else None
+        workspace = self.named(shard_map)
+        shard = shard_map.place(workspace) if workspace else None
         return None if shard is None else (shard_map.shards[shard].server, shard)
 
     def pin(self, server: str, shard: str | None) -> None:

@@ -466,7 +466,7 @@ class Connection(Bound):
         if self._pipeline is not None:
             later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        return batch.collected(cursor, [] if cursor.description is None else cursor.fetchall())
+        return batch.collected(cursor, cursor.fetchall() if batch.has_rows(cursor) else None)
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
