@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from oracle import Sharded, report
+from tenants import WORKSPACES
 
 from parlant_shard.router import rewrite
 from parlant_shard.router.route import Kind
-from router_cases import Case, cases
+from router_cases import Case, cases, fill
 
 ORM = cases("orm.yaml")
 DOCUMENT = cases("document.yaml")
@@ -113,3 +115,45 @@ def test_most_reads_across_workspaces_are_accepted(sharded: Sharded) -> None:
         if route.kind is Kind.REFUSED:
             refused[case.id] = f"{route.code} {route.reason}"
     assert len(refused) <= 0.2 * len(ACROSS), refused
+
+
+@pytest.mark.parametrize("workspace", WORKSPACES)
+def test_the_same_texts_for_every_workspace(sharded: Sharded, workspace: str) -> None:
+    """What is remembered of a text holds for all workspaces, on whatever shard."""
+    kinds = ("join", "cte", "group", "window", "update", "delete", "lock")
+    texts = [c for c in CONSTRUCTS if c.params is None and "aaaaaaaa" not in c.sql]
+    chosen = [c for c in texts if c.expect == "accept" and c.id.startswith(kinds)]
+    for case in chosen[:: len(WORKSPACES)]:
+        sharded.compare(case.sql, case.params, workspace, ordered=case.ordered)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM parlant_session WHERE id = %s",
+        "SELECT count(*) FROM parlant_event WHERE session_id = %s",
+        "UPDATE parlant_session SET title = 'x' WHERE id = %s RETURNING id",
+        "DELETE FROM parlant_event WHERE session_id = %s",
+    ],
+)
+@pytest.mark.parametrize("row", ["@{session:3}", "@{ws_c:session:3}", "@{session:999}"])
+def test_an_id_finds_its_workspace(sharded: Sharded, text: str, row: str) -> None:
+    """The row may be of any workspace, or not exist: then nothing is found or changed."""
+    assert sharded.compare(text, [fill(row, "ws_a")], None).accepted
+
+
+def test_a_moved_workspace_is_found_at_once(sharded: Sharded) -> None:
+    """What is remembered of a text does not hold the placement."""
+    text = "SELECT name FROM parlant_agent WHERE status = 'active'"
+    shards = dict(sharded.map.shards)
+    shards["shard_3"] = replace(shards["shard_3"], workspaces=("ws_b",))
+    shards["shard_2"] = replace(shards["shard_2"], workspaces=("ws_a", "ws_e"))
+    moved = replace(sharded.map, shards=shards)
+    for shard_map, shard in (
+        (sharded.map, "shard_3"),
+        (moved, "shard_2"),
+        (sharded.map, "shard_3"),
+    ):
+        route = rewrite(text, shard_map=shard_map, workspace="ws_a")
+        assert [t.shard for t in route.targets] == [shard]
+        assert f"parlant_agent_{shard}" in route.targets[0].sql
