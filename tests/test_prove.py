@@ -34,10 +34,7 @@ GUARD = "workspace_id OPERATOR(pg_catalog.=) $1"
 
 PROVEN = [
     f"SELECT * FROM (SELECT id, name FROM public.agent_s1 WHERE {GUARD}) AS a",
-    f"SELECT a.id FROM public.agent_s1 a WHERE a.{GUARD} AND (a.id = $2 OR true) GROUP BY a.id",
-    f"SELECT a.id FROM public.agent_s1 a LEFT JOIN public.user u ON true WHERE a.{GUARD}",
     "WITH x AS (SELECT 1) SELECT * FROM x, public.user",
-    f"SELECT a.id FROM public.user u LEFT JOIN public.agent_s1 a ON a.{GUARD} AND (true)",
     f"UPDATE public.agent_s1 AS a SET name = 'x' WHERE a.{GUARD} AND (true)",
     f"DELETE FROM public.agent_s1 AS a WHERE a.{GUARD}",
     "INSERT INTO public.agent_s1 (workspace_id, id) VALUES ($1, 2), ('ws1', 3)",
@@ -52,6 +49,10 @@ PROVEN = [
 ]
 
 BROKEN = {
+    "condition beside others": f"SELECT id FROM public.agent_s1 a WHERE a.{GUARD} AND a.id = 1",
+    "condition of a join": "SELECT a.id FROM public.agent_s1 a LEFT JOIN public.user u ON true "
+    f"WHERE a.{GUARD}",
+    "condition in ON": f"SELECT a.id FROM public.user u LEFT JOIN public.agent_s1 a ON a.{GUARD}",
     "no condition": "SELECT * FROM public.agent_s1",
     "condition of another parameter": "SELECT * FROM public.agent_s1 "
     "WHERE workspace_id OPERATOR(pg_catalog.=) $2",

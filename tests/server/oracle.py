@@ -221,7 +221,7 @@ class Sharded:
                 effect = _execute(connection, target.sql, target.params, numbered=route.numbered)
                 if effect.sqlstate is None and _may_write(target.sql):
                     own = {*reference_rows()}
-                    if target.shard is not None:
+                    if target.shard is not None and route.workspaces:
                         own |= {self.map.physical(t, target.shard) for t in TABLES.values()}
                     touched = self._after(connection, names, route.workspaces, effect, own)
                     effect.broken = self._broken(target.server, touched, route, own)
@@ -346,7 +346,7 @@ def _rolled_back(connection: Connection) -> Iterator[None]:
 
 def _may_write(text: str) -> bool:
     """Say whether a text could change rows; what cannot needs no look at the tables."""
-    return re.search(r"(?i)insert|update|delete|merge", text) is not None
+    return re.search(r"(?i)\b(insert|update|delete|merge)\b", text) is not None
 
 
 def marks(text: str, *, but: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from parlant_shard.router.allowed import SYSTEM_COLUMNS, TYPES, is_allowed_call
 from parlant_shard.router.columns import Columns, refuse_system_column
 from parlant_shard.router.model import (
     Constant,
+    Dependent,
     Derived,
     Id,
     Insertion,
@@ -28,7 +29,7 @@ from parlant_shard.router.parsing import Node
 from parlant_shard.router.scopes import common, find, needs_all, renamed
 from parlant_shard.router.tenants import Tenants
 from parlant_shard.router.tokens import Tokens
-from parlant_shard.router.tree import alias_of, has_star, leaves, term_of, text_of
+from parlant_shard.router.tree import alias_of, column_refs, has_star, leaves, term_of, text_of
 from parlant_shard.shardmap import ShardMap
 
 DML = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -58,7 +59,7 @@ class Analysis:
         self.returning: list[tuple[Scope, Star]] = []
         self.constraints: list[tuple[Ref, str, tuple[int, int]]] = []
         self.joins: list[tuple[Ref, Node]] = []  # MERGE targets and their conditions
-        self.grouped: list[tuple[Scope, Ref]] = []
+        self.dependents: list[Dependent] = []
         self.writes = False
         self.locks = False
         self._later: list[tuple[Node, Scope, frozenset[int]]] = []
@@ -83,7 +84,6 @@ class Analysis:
         for node, scope, gain in self._later:
             self.tenants.learn(node, scope, gain)
         self.refs.sort(key=lambda r: r.offset)
-        self._decide_plain()
 
     # --- statements -------------------------------------------------------------------------------
 
@@ -190,20 +190,76 @@ class Analysis:
         return [entry for entry in node.get(part, ()) if not is_label(entry)]
 
     def _group(self, node: Node, scope: Scope) -> None:
-        """Find tables whose whole primary key is grouped by: their other columns stay usable."""
-        groups: dict[int, tuple[Ref, set[str]]] = {}
-        for entry in node.get("groupClause", ()):
-            if "ColumnRef" in entry:
-                base = self.tenants.base(entry["ColumnRef"], scope)
+        """Find columns that are usable only because their table's primary key is grouped by."""
+        clause = node.get("groupClause", ())
+        grouped: dict[int, set[str]] = {}
+        for entry in clause:
+            for column in self._grouped_by(entry, node, scope):
+                base = self.tenants.base(column, scope)
                 if base is not None:
-                    groups.setdefault(id(base[0]), (base[0], set()))[1].add(base[1])
-        for ref, columns in groups.values():
-            if (
-                any(i.ref is ref for i in scope.items)
-                and ref.spec.primary_key
-                and columns >= set(ref.spec.primary_key)
-            ):
-                self.grouped.append((scope, ref))
+                    grouped.setdefault(id(base[0]), set()).add(base[1])
+        for item in scope.items:
+            ref = item.ref
+            if ref is None or not ref.sharded or not ref.spec.primary_key:
+                continue
+            own = grouped.get(id(ref), set())
+            if not own >= set(ref.spec.primary_key):
+                continue
+            loose = self._used_outside_aggregates(node, scope, item) - own
+            if not loose:
+                continue
+            if any("GroupingSet" in entry for entry in clause):
+                raise Refusal(
+                    "PS619",
+                    f'columns of "{item.name}" that only depend on its primary key, with '
+                    "GROUPING SETS",
+                    f"group by them as well: {', '.join(sorted(loose))}",
+                )
+            names = [n for n, base in item.outputs.items() if base[1] in loose]
+            for name in names:
+                if ref.spec.type_of(item.outputs[name][1]) in _NOT_COMPARABLE:
+                    raise Refusal(
+                        "PS619",
+                        f'"{item.name}.{name}" depends on a grouped primary key, and its type '
+                        "cannot be grouped by",
+                        "select it in an outer query",
+                    )
+            self.dependents.append(Dependent(ref, tuple(names)))
+
+    def _grouped_by(self, entry: Node, node: Node, scope: Scope) -> list[Node]:
+        """The plain columns of a GROUP BY entry, which may be a target's number or label."""
+        found = list(column_refs(entry))
+        number = entry.get("A_Const", {}).get("ival")
+        targets = [t["ResTarget"] for t in node.get("targetList", ())]
+        if number is not None:
+            at = number.get("ival", 0) - 1
+            found = [targets[at]["val"]] if 0 <= at < len(targets) else []
+            return [f["ColumnRef"] for f in found if "ColumnRef" in f]
+        if "ColumnRef" in entry and self.tenants.base(entry["ColumnRef"], scope) is None:
+            name = text_of(entry["ColumnRef"]["fields"][-1])
+            return [
+                t["val"]["ColumnRef"]
+                for t in targets
+                if t.get("name") == name and "ColumnRef" in t["val"]
+            ]
+        return found if "ColumnRef" in entry or "GroupingSet" in entry else []
+
+    def _used_outside_aggregates(self, node: Node, scope: Scope, item: Item) -> set[str]:
+        """The table's own names of its columns that a grouping query uses as they are."""
+        used: set[str] = set()
+        for part in ("targetList", "havingClause", "sortClause", "distinctClause"):
+            for column in column_refs(node.get(part), aggregates=False):
+                fields = column["fields"]
+                if "A_Star" in fields[-1]:
+                    if len(fields) == 1 or text_of(fields[-2]) == item.name:
+                        used.update(base[1] for base in item.outputs.values())
+                    continue
+                base = self.tenants.base(column, scope)
+                if base is not None and base[0] is item.ref:
+                    used.add(base[1])
+        if not item.ref.shows_key and item.ref.spec.key_added:  # type: ignore[union-attr]
+            used.discard(self.key)
+        return used
 
     def _insert(self, node: Node, ctes: Mapping[str, Derived], outer: Scope | None) -> Derived:
         ctes = self._with(node.get("withClause"), ctes, outer)
@@ -503,10 +559,6 @@ class Analysis:
         right = self._from(
             node["rarg"], inner, nullable=nullable or kind in {"JOIN_LEFT", "JOIN_FULL"}
         )
-        if kind == "JOIN_LEFT" and "RangeVar" in node["rarg"] and "quals" in node:
-            for item in right:
-                if item.ref is not None:
-                    item.ref.right_of_left = True
         items = [*left, *right]
         gain = {
             "JOIN_INNER": self.tenants.gainers(items),
@@ -734,24 +786,10 @@ class Analysis:
             else:
                 self._expression(entry, scope)
 
-    def _decide_plain(self) -> None:
-        """Where a primary key is grouped by, the table stays bare (see `Ref.plain`)."""
-        for scope, ref in self.grouped:
-            item = next(i for i in scope.items if i.ref is ref)
-            if (
-                ref.sharded
-                and ref.role == "from"
-                and not (ref.spec.partitioned or item.renamed or ref.sample)
-                and (not ref.nullable or ref.right_of_left)
-                and id(ref) not in self.columns.bare_rows
-                and not (ref.spec.key_added and scope.merged)
-                and not (ref.spec.key_added and ref.shows_key)
-            ):
-                ref.plain = True
-
 
 _ONLY = "one SELECT, INSERT, UPDATE, DELETE or MERGE per call is routed"
 _REWRITE = "write the statement without it, or send it to the server directly"
+_NOT_COMPARABLE = frozenset(["json", "xml", "point", "polygon", "line", "path", "jsonpath"])
 
 
 def _next_open(tokens: Tokens, at: int) -> int:

@@ -81,8 +81,6 @@ class Ref:
     sample: tuple[int, int] | None = None
     shows_key: bool = False
     whole: bool = False  # a star or a whole row needs every column
-    right_of_left: bool = False  # directly the right side of a LEFT JOIN ... ON
-    plain: bool = False  # stays a bare table; the tenant's condition goes into WHERE or ON
     given: list[Evidence] = field(default_factory=list)
     follows: list[Ref] = field(default_factory=list)  # rows that matter are in these refs' tenant
 
@@ -115,8 +113,6 @@ class Scope:
     items: list[Item] = field(default_factory=list)
     merged: bool = False  # has a NATURAL join or USING
     stars: list[Star] = field(default_factory=list)
-    where: Node | None = None
-    grouped: tuple[int, ...] = ()  # offsets of refs whose whole primary key is grouped by
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +129,18 @@ class Derived:
 
     columns: tuple[str, ...] | None = None
     outputs: Mapping[str, tuple[Ref, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """Columns that a query uses because it groups by their table's primary key.
+
+    A sub-select has no key, so they must be grouped by as well: the groups stay the same. `names`
+    are as the query sees them.
+    """
+
+    ref: Ref
+    names: tuple[str, ...]
 
 
 @dataclass(eq=False, slots=True)

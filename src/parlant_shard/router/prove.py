@@ -125,10 +125,10 @@ class _Proof:
         if "larg" in node:
             self.select(node["larg"], ctes)
             self.select(node["rarg"], ctes)
-        conditions = _conjuncts(node.get("whereClause"))
-        guards = [g for g in map(self._guarded_name, conditions) if g is not None]
-        for item in node.get("fromClause", ()):
-            self._from(item, ctes, guards, nullable=False, alone=len(node["fromClause"]) == 1)
+        items = node.get("fromClause", ())
+        guard = self._guarded_name(node.get("whereClause", {})) if len(items) == 1 else None
+        for item in items:
+            self._from(item, ctes, guard=guard)
         for field, value in node.items():
             if field == "lockingClause":
                 self._locking(value)
@@ -141,37 +141,20 @@ class _Proof:
                 if "schemaname" in relation["RangeVar"]:
                     raise Unproven("FOR UPDATE OF a qualified name")
 
-    def _from(
-        self,
-        node: Node,
-        ctes: frozenset[str],
-        guards: list[str],
-        *,
-        nullable: bool,
-        alone: bool = False,
-    ) -> None:
-        """Check a FROM item. `guards` are the names that the query's WHERE holds to the tenant."""
+    def _from(self, node: Node, ctes: frozenset[str], *, guard: str | None = None) -> None:
+        """Check a FROM item. `guard` is the qualifier of the key where the query has nothing but
+        this item in FROM and nothing but the tenant's condition in WHERE."""
         tag, body = next(iter(node.items()))
         match tag:
             case "RangeVar":
-                self._relation(body, ctes, guards, nullable=nullable, alone=alone)
+                self._relation(body, ctes, guard)
             case "RangeTableSample":
                 self._any(body.get("args"), ctes)
                 self._any(body.get("repeatable"), ctes)
-                inner = body["relation"]["RangeVar"]
-                self._relation(inner, ctes, guards, nullable=nullable, alone=alone)
+                self._relation(body["relation"]["RangeVar"], ctes, guard)
             case "JoinExpr":
-                kind = body.get("jointype", "JOIN_INNER")
-                left = nullable or kind in {"JOIN_RIGHT", "JOIN_FULL"}
-                right = nullable or kind in {"JOIN_LEFT", "JOIN_FULL"}
-                hidden = [] if "alias" in body else guards
-                self._from(body["larg"], ctes, hidden, nullable=left)
-                if kind == "JOIN_LEFT" and "RangeVar" in body["rarg"]:
-                    # ON keeps foreign rows out of the right side as well as a sub-query would.
-                    held = map(self._guarded_name, _conjuncts(body.get("quals")))
-                    self._from(body["rarg"], ctes, [g for g in held if g], nullable=False)
-                else:
-                    self._from(body["rarg"], ctes, hidden, nullable=right)
+                self._from(body["larg"], ctes)
+                self._from(body["rarg"], ctes)
                 self._any(body.get("quals"), ctes)
             case "RangeSubselect":
                 self.statement(body["subquery"], ctes)
@@ -180,15 +163,7 @@ class _Proof:
             case _:
                 raise Unproven(f"{tag} in FROM")
 
-    def _relation(
-        self,
-        node: Node,
-        ctes: frozenset[str],
-        guards: list[str],
-        *,
-        nullable: bool,
-        alone: bool,
-    ) -> None:
+    def _relation(self, node: Node, ctes: frozenset[str], guard: str | None) -> None:
         name = node["relname"]
         if "schemaname" not in node and "catalogname" not in node:
             if name in ctes:
@@ -200,14 +175,10 @@ class _Proof:
             return
         if name not in self.i.guarded:
             raise Unproven(f'the relation "{name}"')
-        alias = node.get("alias")
-        if nullable:
-            raise Unproven(f'"{name}" on the nullable side of a join')
-        if alias is not None and "colnames" in alias:
+        alias = node.get("alias", {})
+        if "colnames" in alias:
             raise Unproven(f'"{name}" with renamed columns')
-        label = alias["aliasname"] if alias else None
-        # Alone in its FROM clause the bare name of the key is enough.
-        if not (label in guards or (alone and "" in guards)):
+        if guard is None or guard not in {"", alias.get("aliasname", name)}:
             raise Unproven(f'"{name}" without the condition on "{self.i.key}"')
 
     def _guarded_name(self, condition: Node) -> str | None:
@@ -271,11 +242,8 @@ class _Proof:
         if label is not None:
             self._first_guards(node.get("whereClause"), label)
             self._no_key(node.get("targetList", []))
-        guards = [
-            g for g in map(self._guarded_name, _conjuncts(node.get("whereClause"))) if g is not None
-        ]
         for item in (*node.get("fromClause", ()), *node.get("usingClause", ())):
-            self._from(item, ctes, [g for g in guards if g != label], nullable=False)
+            self._from(item, ctes)
         for part in ("targetList", "whereClause", "returningClause"):
             self._any(node.get(part), ctes)
 
@@ -321,7 +289,7 @@ class _Proof:
         label = self._target(node["relation"])
         if label is not None:
             self._first_guards(node.get("joinCondition"), label)
-        self._from(node["sourceRelation"], ctes, [], nullable=False)
+        self._from(node["sourceRelation"], ctes)
         for entry in node["mergeWhenClauses"]:
             clause = entry["MergeWhenClause"]
             if label is None:

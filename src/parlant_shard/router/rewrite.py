@@ -209,6 +209,12 @@ class _Call:
         if all_workspaces:
             return self._all()
         if absent:
+            if t.inserts:
+                raise Refusal(
+                    "PS625",
+                    "the row that the new row refers to is on no shard, so it has no workspace",
+                    "insert the row that it refers to first, or give the workspace",
+                )
             shard = min(self.map.shards)
             return self._direct(shard, [_NOBODY], ("no shard has the row that it names",))
         if workspace is not None:

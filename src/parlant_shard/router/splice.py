@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from parlant_shard.canonical import quote
 from parlant_shard.router.analysis import Analysis
 from parlant_shard.router.model import (
+    Dependent,
     Insertion,
     Item,
     Ref,
@@ -81,11 +82,10 @@ class Edit:
     pieces: tuple[Inserted, ...]
 
 
-_BEHIND_ON = frozenset(
+_BEHIND_GROUP_BY = frozenset(
     [
-        *["JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "ON", ","],
-        *["WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"],
-        *["UNION", "INTERSECT", "EXCEPT", "RETURNING"],
+        *["HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"],
+        *["UNION", "INTERSECT", "EXCEPT", "RETURNING", "ON"],
     ]
 )
 
@@ -104,11 +104,8 @@ class Splicer:
             self._put(start, end)
         for ref in self.a.refs:
             self._reference(ref)
-        for _, ref in self.a.grouped:
-            if ref.plain and ref.nullable:
-                self._condition_of_join(ref)
-            elif ref.plain:
-                self._condition_of_select(ref)
+        for dependent in self.a.dependents:
+            self._group_by(dependent)
         for insertion in self.a.insertions:
             self._insertion(insertion)
         for ref, node in self.a.joins:
@@ -134,9 +131,6 @@ class Splicer:
             self._put(start, end, Physical(ref.table), label)
             if ref.role in {"update", "delete"}:
                 self._condition_of_change(ref)
-            return
-        if ref.plain:
-            self._put(start, end, Physical(ref.table), label)
             return
         tokens = self.a.tokens
         before = tokens.at(start) - 1
@@ -198,69 +192,30 @@ class Splicer:
                 place = tokens.tokens[end - 1].end
             self._put(place, place, Predicate(predicate, before=" WHERE "))
 
-    def _condition_of_select(self, ref: Ref) -> None:
-        """The tenant's condition in the WHERE of the query that a bare table stands in."""
+    def _group_by(self, dependent: Dependent) -> None:
+        """Add columns to the GROUP BY of the query that a table stands in."""
         tokens = self.a.tokens
-        at = tokens.at(ref.offset)
+        at = tokens.at(dependent.ref.offset)
         depth = tokens.depth[at]
         for before in range(at, -1, -1):
             depth = min(depth, tokens.depth[before])
-            if tokens.words[before] in {"SELECT"} and tokens.depth[before] == depth:
+            if tokens.words[before] == "SELECT" and tokens.depth[before] == depth:
                 break
-        where = group = None
+        group = None
+        last = at
         for number in tokens.after(at, depth):
             word = tokens.words[number]
-            if word == "WHERE":
-                where = number
-            elif word == "GROUP":
+            if word == "GROUP":
                 group = number
-                break
-        if group is None:
-            raise Refusal("PS619", "this GROUP BY", "pass the query in a plainer form")
-        if where is not None:
-            begin = tokens.tokens[where].end
-            finish = tokens.tokens[group - 1].end
-            self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
-            self._put(finish, finish, ")")
-        else:
-            place = tokens.tokens[group - 1].end
-            word = " WHERE " if depth not in self._opened(group) else " AND "
-            self._put(place, place, Predicate(quote(ref.name), before=word))
-
-    def _condition_of_join(self, ref: Ref) -> None:
-        """The tenant's condition in the ON of the LEFT JOIN whose right side the table is."""
-        tokens = self.a.tokens
-        at = tokens.at(ref.offset)
-        on = None
-        last = at
-        for number in tokens.after(at, tokens.depth[at]):
-            word = tokens.words[number]
-            if word == "ON" and on is None:
-                on = number
-            elif on is not None and word in _BEHIND_ON and not self._calls(number):
+            elif group is not None and word in _BEHIND_GROUP_BY:
                 break
             last = number
-        if on is None:
-            raise Refusal("PS619", "this join", "join with ON")
-        begin, finish = tokens.tokens[on].end, tokens.tokens[last].end
-        self._put(begin, begin, Predicate(quote(ref.name), after=" AND "), "(")
-        self._put(finish, finish, ")")
-
-    def _calls(self, number: int) -> bool:
-        """Whether LEFT or RIGHT is the function of that name."""
-        tokens = self.a.tokens
-        return tokens.words[number] in {"LEFT", "RIGHT"} and tokens.word(number + 1) == "("
-
-    def _opened(self, group: int) -> set[int]:
-        """Depths at which this GROUP BY got its WHERE from an earlier table already."""
-        tokens = self.a.tokens
-        place = tokens.tokens[group - 1].end
-        return {
-            tokens.depth[group]
-            for e in self.edits
-            if e.start == e.end == place
-            and any(isinstance(p, Predicate) and p.before == " WHERE " for p in e.pieces)
-        }
+        if group is None:
+            raise Refusal("PS619", "this GROUP BY", "group by every column that is selected")
+        place = tokens.tokens[last].end
+        name = quote(dependent.ref.name)
+        listed = ", ".join(f"{name}.{quote(n)}" for n in dependent.names)
+        self._put(place, place, f", {listed}")
 
     # --- INSERT -----------------------------------------------------------------------------------
 
@@ -466,7 +421,7 @@ def _shows_more(item: Item) -> bool:
     ref = item.ref
     if ref is None or not ref.sharded:
         return False
-    if ref.role != "from" or ref.plain:
+    if ref.role != "from":
         return True
     return ref.shows_key
 
@@ -536,7 +491,7 @@ def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
         if edit.start < position:
             raise Refusal("PS619", "this combination of clauses", "split the statement")
         copy(position, edit.start)
-        if edit.pieces and _touches(text.server, edit.start - 1) and edit.pieces[0] != ")":
+        if edit.pieces and not _is_mark(edit.pieces[0]) and _touches(text.server, edit.start - 1):
             pieces.append(" ")
         for piece in edit.pieces:
             if isinstance(piece, Span):
@@ -550,6 +505,10 @@ def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
         position = edit.end
     copy(position, len(text.server))
     return pieces
+
+
+def _is_mark(piece: Inserted) -> bool:
+    return isinstance(piece, str) and piece[:1] in {")", ",", " "}
 
 
 def _touches(text: bytes, at: int) -> bool:

@@ -90,6 +90,7 @@ class Template:
     target: Ref | None
     equal: tuple[Term, ...]
     flat: bool
+    inserts: bool
 
 
 @lru_cache(maxsize=CACHED_STATEMENTS)
@@ -334,6 +335,7 @@ def _analysed(
         target=target,
         equal=tuple(splicer.equal),
         flat=not explain and _is_flat(analysis),
+        inserts=bool(analysis.insertions),
     )
 
 

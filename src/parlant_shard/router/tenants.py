@@ -67,6 +67,8 @@ class Tenants:
 
     def learn(self, node: Node, scope: Scope, gain: frozenset[int]) -> None:
         for condition in conjuncts(node):
+            if condition.get("BoolExpr", {}).get("boolop") == "OR_EXPR":
+                self._learn_either(condition["BoolExpr"]["args"], scope, gain)
             body = condition.get("A_Expr")
             if body is None or [text_of(n) for n in body.get("name", ())][-1:] != ["="]:
                 continue
@@ -84,6 +86,25 @@ class Tenants:
                     elif "A_ArrayExpr" in right:
                         items = right["A_ArrayExpr"].get("elements", ())
                         self._learn_list(left, [term_of(n) for n in items], scope, gain)
+
+    def _learn_either(self, parts: list[Node], scope: Scope, gain: frozenset[int]) -> None:
+        """`key = a OR key = b` says what `key IN (a, b)` says."""
+        bases: list[tuple[Ref, str]] = []
+        terms: list[Term | None] = []
+        first: Node = {}
+        for part in parts:
+            body = part.get("A_Expr", {})
+            if body.get("kind") != "AEXPR_OP" or [text_of(n) for n in body["name"]][-1:] != ["="]:
+                return
+            column, value = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
+            base = self.base(column["ColumnRef"], scope) if "ColumnRef" in column else None
+            if base is None or base[1] != self.key:
+                return
+            first = first or column
+            bases.append(base)
+            terms.append(term_of(value))
+        if all(b[0] is bases[0][0] for b in bases):
+            self._learn_list(first, terms, scope, gain)
 
     def _learn_equal(self, left: Node, right: Node, scope: Scope, gain: frozenset[int]) -> None:
         if "ColumnRef" in left and "ColumnRef" in right:

@@ -117,3 +117,29 @@ def labels(node: Any) -> Iterator[str]:
                 yield from (text_of(n) for n in body)
             if isinstance(body, dict | list):
                 yield from labels(body)
+
+
+def column_refs(node: Any, *, aggregates: bool = True) -> Iterator[Node]:
+    """The columns of an expression and of its sub-queries; without those inside of aggregates."""
+    if isinstance(node, list | tuple):
+        for entry in node:
+            yield from column_refs(entry, aggregates=aggregates)
+    elif isinstance(node, dict):
+        for tag, body in node.items():
+            if tag == "ColumnRef":
+                yield body
+            elif tag == "SubLink":
+                # Correlated columns among them; a name too many does no harm to who asks.
+                for column in column_refs(list(body.values()), aggregates=aggregates):
+                    if "A_Star" not in column["fields"][-1]:
+                        yield column
+            elif tag == "FuncCall" and not aggregates and _is_aggregate(body):
+                continue
+            elif isinstance(body, dict | list):
+                yield from column_refs(body, aggregates=aggregates)
+
+
+def _is_aggregate(call: Node) -> bool:
+    if "over" in call:
+        return False  # a window function's arguments are seen after grouping
+    return bool(call.get("agg_star")) or text_of(call["funcname"][-1]) in AGGREGATES
