@@ -13,7 +13,8 @@ ONE = Invariant(
     open={"user"},
     writable=(),
     params={1},
-    constants={"ws1"},
+    row_params={9},
+    key_cast="text",
     types={"mood"},
     own_functions={"touch"},
     columns={"id", "name", "workspace_id"},
@@ -25,7 +26,7 @@ SEVERAL = Invariant(
     open=(),
     writable=(),
     params={1},
-    constants=(),
+    row_params=(),
     types=(),
     own_functions=(),
     several=True,
@@ -37,7 +38,7 @@ PROVEN = [
     "WITH x AS (SELECT 1) SELECT * FROM x, public.user",
     f"UPDATE public.agent_s1 AS a SET name = 'x' WHERE a.{GUARD} AND (true)",
     f"DELETE FROM public.agent_s1 AS a WHERE a.{GUARD}",
-    "INSERT INTO public.agent_s1 (workspace_id, id) VALUES ($1, 2), ('ws1', 3)",
+    "INSERT INTO public.agent_s1 (workspace_id, id) VALUES ($1, 2), ($1::text, 3), ($9, 4)",
     "INSERT INTO public.agent_s1 AS a (id, workspace_id) VALUES (2, $1) ON CONFLICT (id) "
     f"DO UPDATE SET id = 3 WHERE a.{GUARD} AND (true)",
     "INSERT INTO public.agent_s1 (workspace_id, id) SELECT $1, id FROM "
@@ -94,6 +95,13 @@ BROKEN = {
     "insert with the key twice": "INSERT INTO public.agent_s1 (workspace_id, workspace_id) "
     "VALUES ($1, $2)",
     "second row of another": "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1), ('ws2')",
+    "key cut by a cast": "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1::varchar(4))",
+    "key through a number": "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1::int4)",
+    "the user's parameter, cast": "INSERT INTO public.agent_s1 (workspace_id) VALUES ($9::text)",
+    "the user's parameter as a condition": "SELECT id FROM public.agent_s1 "
+    "WHERE workspace_id OPERATOR(pg_catalog.=) $9",
+    "a condition on a cast": "SELECT id FROM public.agent_s1 "
+    "WHERE workspace_id OPERATOR(pg_catalog.=) $1::varchar(4)",
     "key by default": "INSERT INTO public.agent_s1 (workspace_id) VALUES (DEFAULT)",
     "key from an expression": "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1 || 'x')",
     "key from a sub-query": "INSERT INTO public.agent_s1 (workspace_id) "

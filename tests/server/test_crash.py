@@ -30,6 +30,8 @@ from parlant_shard.topology import load_topology
 from servers import Clusters, database_name, scratch_directory
 
 FULL = bool(os.environ.get("PARLANT_SHARD_TEST_FULL"))
+# A complete sweep is one test that kills hundreds of runs.
+pytestmark = pytest.mark.timeout(3600 if FULL else 300)
 SRC = Path(running.__file__).parents[1]
 ALLOW = frozenset({"drops-object", "deletes-data"})
 

@@ -72,6 +72,18 @@ class _Attempts:
         return self.error if self.error is not None and self.at >= moment else None
 
 
+_OTHER_STRINGS = (
+    "standard_conforming_strings is off for this role or database: the server would take a "
+    "backslash in a literal for an escape, and read another statement than the one that was "
+    "checked; ALTER ROLE ... RESET standard_conforming_strings"
+)
+
+
+def _reads_as_we_do(connection: Any) -> bool:
+    """Whether the server reads literals as the parsers of the router do."""
+    return bool(connection.pgconn.parameter_status(b"standard_conforming_strings") != b"off")
+
+
 def _told(base: Any, attempts: _Attempts) -> Any:
     """A connection class that notes why it could not connect: the pool tells nobody."""
     if issubclass(base, psycopg.AsyncConnection):
@@ -81,6 +93,9 @@ def _told(base: Any, attempts: _Attempts) -> Any:
             async def connect(cls, *args: Any, **kwargs: Any) -> Any:
                 try:
                     found = await super().connect(*args, **kwargs)
+                    if not _reads_as_we_do(found):
+                        await found.close()
+                        raise psycopg.OperationalError(_OTHER_STRINGS)
                 except Exception as error:
                     attempts.failed(error)
                     raise
@@ -94,6 +109,9 @@ def _told(base: Any, attempts: _Attempts) -> Any:
         def connect(cls, *args: Any, **kwargs: Any) -> Any:
             try:
                 found = super().connect(*args, **kwargs)
+                if not _reads_as_we_do(found):
+                    found.close()
+                    raise psycopg.OperationalError(_OTHER_STRINGS)
             except Exception as error:
                 attempts.failed(error)
                 raise

@@ -29,7 +29,15 @@ from parlant_shard.router.parsing import Node
 from parlant_shard.router.scopes import common, find, needs_all, renamed
 from parlant_shard.router.tenants import Tenants
 from parlant_shard.router.tokens import Tokens
-from parlant_shard.router.tree import alias_of, column_refs, has_star, leaves, term_of, text_of
+from parlant_shard.router.tree import (
+    alias_of,
+    column_refs,
+    has_star,
+    leaves,
+    table_offsets,
+    term_of,
+    text_of,
+)
 from parlant_shard.shardmap import ShardMap
 
 DML = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -60,6 +68,8 @@ class Analysis:
         self.constraints: list[tuple[Ref, str, tuple[int, int]]] = []
         self.joins: list[tuple[Ref, Node]] = []  # MERGE targets and their conditions
         self.dependents: list[Dependent] = []
+        self.locked: str | None = None  # a table without a workspace whose rows are locked
+        self._lock_later: list[tuple[list[Node], Any]] = []
         self.writes = False
         self.locks = False
         self._later: list[tuple[Node, Scope, frozenset[int]]] = []
@@ -83,6 +93,7 @@ class Analysis:
         self._statement(self.root_tag, self.root, _NO_NAMES, None)
         for node, scope, gain in self._later:
             self.tenants.learn(node, scope, gain)
+        self._check_locks()
         self.refs.sort(key=lambda r: r.offset)
 
     # --- statements -------------------------------------------------------------------------------
@@ -136,6 +147,7 @@ class Analysis:
         ctes = self._with(node.get("withClause"), ctes, outer)
         if node.get("lockingClause"):
             self.locks = True
+            self._lock_later.append((node["lockingClause"], node.get("fromClause", ())))
         if node.get("op", "SETOP_NONE") != "SETOP_NONE":
             left = self._select(node["larg"], ctes, outer)
             self._select(node["rarg"], ctes, outer)
@@ -187,7 +199,29 @@ class Analysis:
                 return False
             return part == "sortClause" or (names[0] == self.key and not native)
 
+        for entry in node.get(part, ()):
+            if "GroupingSet" in entry and self.key in given and not native:
+                raise Refusal(
+                    "PS619",
+                    f'GROUPING SETS beside a column that is labelled "{self.key}"',
+                    "give the column another label",
+                )
         return [entry for entry in node.get(part, ()) if not is_label(entry)]
+
+    def _check_locks(self) -> None:
+        """Find tables of nobody's whose rows a FOR UPDATE covers, by name or because all are."""
+        of = {r.offset: r for r in self.refs}
+        for clauses, items in self._lock_later:
+            names = [
+                r["RangeVar"]["relname"]
+                for c in clauses
+                for r in c["LockingClause"].get("lockedRels", ())
+            ]
+            everything = any("lockedRels" not in c["LockingClause"] for c in clauses)
+            for offset in table_offsets(items):
+                ref = of.get(offset)
+                if ref is not None and not ref.sharded and (everything or ref.name in names):
+                    self.locked = ref.table
 
     def _group(self, node: Node, scope: Scope) -> None:
         """Find columns that are usable only because their table's primary key is grouped by."""
@@ -247,7 +281,7 @@ class Analysis:
     def _used_outside_aggregates(self, node: Node, scope: Scope, item: Item) -> set[str]:
         """The table's own names of its columns that a grouping query uses as they are."""
         used: set[str] = set()
-        for part in ("targetList", "havingClause", "sortClause", "distinctClause"):
+        for part in ("targetList", "havingClause", "sortClause", "distinctClause", "windowClause"):
             for column in column_refs(node.get(part), aggregates=False):
                 fields = column["fields"]
                 if "A_Star" in fields[-1]:
@@ -257,6 +291,12 @@ class Analysis:
                 base = self.tenants.base(column, scope)
                 if base is not None and base[0] is item.ref:
                     used.add(base[1])
+                elif base is None and len(fields) == 1 and text_of(fields[0]) == item.name:
+                    raise Refusal(
+                        "PS629",
+                        f'the whole row "{item.name}" in a query that groups by its primary key',
+                        "build the value in a sub-query, and group outside of it",
+                    )
         if not item.ref.shows_key and item.ref.spec.key_added:  # type: ignore[union-attr]
             used.discard(self.key)
         return used
@@ -343,7 +383,8 @@ class Analysis:
                     ref.given.append(Id(link.table, link.ref_column, value))
 
     def _conflict(self, clause: Node, ref: Ref, scope: Scope) -> None:
-        excluded = Item("excluded", tuple(c.name for c in ref.spec.columns), {})
+        target = scope.items[0]
+        excluded = Item("excluded", target.columns, target.outputs, ref)
         infer = clause.get("infer", {})
         if "conname" in infer:
             name = infer["conname"]
@@ -401,7 +442,7 @@ class Analysis:
         self.scopes.append(scope)
         target = self._item(ref)
         source = self._from(node["sourceRelation"], scope, nullable=False)
-        scope.items += [target, *source]
+        scope.items += [*source, target]  # RETURNING * has the source's columns first
         self._expression(node["joinCondition"], scope)
         for entry in node["mergeWhenClauses"]:
             clause = entry["MergeWhenClause"]
@@ -426,7 +467,7 @@ class Analysis:
         if ref.sharded:
             self.joins.append((ref, node))
             self._later.append((node["joinCondition"], scope, frozenset([id(ref)])))
-        self._returning(node, scope)
+        self._returning(node, scope, target)
         return self._returned(node, scope)
 
     def _target(self, node: Node, role: Role) -> Ref:
@@ -448,15 +489,15 @@ class Analysis:
             self._expression(target.get("indirection"), scope)
             self._expression(target.get("val"), scope)
 
-    def _returning(self, node: Node, scope: Scope) -> None:
+    def _returning(self, node: Node, scope: Scope, target: Item | None = None) -> None:
         clause = node.get("returningClause")
         if clause is None:
             return
         if clause.get("options"):
             raise Refusal("PS619", "RETURNING WITH (OLD AS ..., NEW AS ...)", _REWRITE)
-        target = scope.items[0]
+        target = target or scope.items[0]
         extra = [
-            Item(name, target.columns, {})
+            Item(name, target.columns, {}, target.ref)
             for name in ("old", "new")
             if all(i.name != name for i in scope.items)
         ]

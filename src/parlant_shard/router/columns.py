@@ -94,7 +94,15 @@ class Columns:
         lacking: list[Item] = []
         while level is not None:
             for item in level.items:
-                if item.columns is None and column != self.key:
+                if item.columns is None:
+                    if column == self.key and lacking:
+                        raise Refusal(
+                            "PS619",
+                            f'nobody knows whether "{item.name}" has a column "{column}"',
+                            f'write "{lacking[0].name}.{column}", or name its columns',
+                        )
+                    # It may be a column of that item, or the whole row of one.
+                    self._whole_row(column, scope)
                     return
                 if item.columns is not None and column in item.columns:
                     if column == self.key and any(
@@ -178,7 +186,7 @@ class Columns:
         level: Scope | None = scope
         while level is not None:
             for item in level.items:
-                if item.columns is None or name in item.columns:
+                if item.columns is not None and name in item.columns:
                     return
             level = level.outer
         for item in scope.items:

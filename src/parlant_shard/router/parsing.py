@@ -36,8 +36,6 @@ def parse_tree(text: bytes) -> list[Node]:
             message = error.message.decode(errors="replace")
             raise SyntaxFault(message, error.cursorpos - 1)
         tree = json.loads(result.parse_tree)
-    except RecursionError:
-        raise SyntaxFault("the statement is nested too deeply") from None
     finally:
         lib.pg_query_free_parse_result(result)
     found: list[Node] = tree.get("stmts", [])

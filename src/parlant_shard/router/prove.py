@@ -32,7 +32,8 @@ class Invariant:
     """What a text may touch.
 
     `guarded` relations need the tenant's condition, `open` ones do not. `writable` are open
-    relations that may be written. `params` and `constants` are what holds the workspace.
+    relations that may be written. `params` hold the workspace; `row_params` are parameters of
+    the user's that were compared with it, for new rows alone. `key_cast` is the key's own type.
     `columns` are those of the application's tables: `x.name` with another name could be a call.
     With `several` the condition is `= ANY (parameter)` and nothing may be written.
     """
@@ -43,10 +44,11 @@ class Invariant:
     open: Collection[str]
     writable: Collection[str]
     params: Collection[int]
-    constants: Collection[str]
+    row_params: Collection[int]
     types: Collection[str]
     own_functions: Collection[str]
     columns: Collection[str] = frozenset()
+    key_cast: str | None = None
     several: bool = False
 
 
@@ -199,19 +201,20 @@ class _Proof:
         return names[0] if len(names) == 2 else ""
 
     def _is_tenant(self, value: Node) -> bool:
-        while "TypeCast" in value:
-            value = value["TypeCast"]["arg"]
         param = value.get("ParamRef")
-        if param is not None:
-            return param.get("number", 0) in self.i.params
-        constant = value.get("A_Const")
-        if constant is None or constant.get("isnull"):
-            return False
-        for kind in ("sval", "ival", "fval"):
-            if kind in constant:
-                empty = 0 if kind == "ival" else ""
-                return str(constant[kind].get(kind, empty)) in self.i.constants
-        return False
+        return param is not None and param.get("number", 0) in self.i.params
+
+    def _is_tenants_row(self, value: Node) -> bool:
+        """Whether a value in the key's place is the workspace, at most cast to the key's type."""
+        if value.get("ParamRef", {}).get("number", 0) in self.i.row_params:
+            return True
+        while "TypeCast" in value:
+            to = value["TypeCast"]["typeName"]
+            names = [_string(n) for n in to.get("names", ())]
+            if to.get("typmods") or to.get("arrayBounds") or names[-1:] != [self.i.key_cast]:
+                return False
+            value = value["TypeCast"]["arg"]
+        return self._is_tenant(value)
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class _Proof:
                 raise Unproven("a star in front of the key")
             values = [targets]
         for row in values:
-            if at >= len(row) or not self._is_tenant(row[at]):
+            if at >= len(row) or not self._is_tenants_row(row[at]):
                 raise Unproven("a new row that does not carry the tenant")
 
     def merge(self, node: Node, ctes: frozenset[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlglot import ErrorLevel, exp
 from sqlglot.dialects.postgres import Postgres
+from sqlglot.errors import SqlglotError
 
 from parlant_shard.router.model import Refusal, Relation
 from parlant_shard.router.tokens import Tokens
@@ -41,7 +42,7 @@ def relations(tokens: Tokens, begin: int) -> set[Relation]:
     text = text_for_sqlglot(tokens, begin)
     try:
         trees = _DIALECT.parse(text, error_level=ErrorLevel.IMMEDIATE)
-    except Exception as error:  # sqlglot lets TypeError and RecursionError through as well
+    except (SqlglotError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise Refusal(
             "PS617",
             "the statement uses syntax that only one of the two parsers understands",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from parlant_shard.router.model import Constant, Id, Param, Refusal, Term, Works
 from parlant_shard.router.placeholders import Style
 from parlant_shard.router.prove import Invariant, Unproven, prove
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget
-from parlant_shard.router.splice import Hole, Physical, Predicate, Suffixed, Tenant
+from parlant_shard.router.splice import KEY_CASTS, Hole, Physical, Predicate, Suffixed, Tenant
 from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
 from parlant_shard.shardmap import ShardMap
 
@@ -51,45 +50,51 @@ def rewrite(
         else Given.SEQUENCE
     )
     catalogue = _catalogue(shard_map)
-    found = template(catalogue, body, given)
+    try:
+        found = template(catalogue, body, given)
+    except RecursionError:
+        return _refused("", _TOO_DEEP)
     if isinstance(found, Refused):
-        return Route(
-            kind=Kind.REFUSED,
-            statement=found.statement,
-            why=(found.reason,),
-            code=found.code,
-            reason=found.reason,
-            hint=found.hint,
-        )
+        return _refused(found.statement, Refusal(found.code, found.reason, found.hint))
     call = _Call(found, shard_map, catalogue, params, comment, body, given)
     try:
         call.check_params()
         return call.route(workspace, all_workspaces=all_workspaces, absent=absent)
     except Refusal as refusal:
-        return Route(
-            kind=Kind.REFUSED,
-            statement=found.statement,
-            why=(refusal.reason,),
-            code=refusal.code,
-            reason=refusal.reason,
-            hint=refusal.hint,
-            writes=found.writes,
-        )
+        return _refused(found.statement, refusal, writes=found.writes)
+    except RecursionError:
+        return _refused(found.statement, _TOO_DEEP, writes=found.writes)
 
 
-# A comment at the very end, as tracing libraries add it: a new one for every call.
-_TRAILING = re.compile(r"\s*/\*(?:(?!\*/|/\*).)*\*/\s*\Z", re.S)
+_TOO_DEEP = Refusal("PS619", "the statement is nested too deeply", "split it")
+
+
+def _refused(statement: str, refusal: Refusal, *, writes: bool = False) -> Route:
+    return Route(
+        kind=Kind.REFUSED,
+        statement=statement,
+        why=(refusal.reason,),
+        code=refusal.code,
+        reason=refusal.reason,
+        hint=refusal.hint,
+        writes=writes,
+    )
 
 
 def _split_comment(sql: str, params: Params) -> tuple[str, str]:
+    """Cut off a comment at the very end, as tracing libraries add it: a new one for every call."""
     if not sql.endswith("*/"):
         return sql, ""
-    match = _TRAILING.search(sql)
-    if match is None or (params is not None and "%" in match[0]):
+    begin = sql.rfind("/*")
+    inner = sql[begin + 2 : -2]
+    if begin < 0 or "*/" in inner or "\0" in inner or not inner.isascii():
         return sql, ""
-    if params is None and placeholders.has_percent_placeholders(match[0]):
+    if params is not None and "%" in inner:
         return sql, ""
-    return sql[: match.start()], match[0]
+    if params is None and placeholders.has_percent_placeholders(inner):
+        return sql, ""
+    body = sql[:begin].rstrip()
+    return body, sql[len(body) :]
 
 
 _catalogues: dict[int, tuple[ShardMap, Catalogue]] = {}
@@ -152,8 +157,14 @@ class _Call:
                 raise Refusal(
                     "PS620", f'there is no value for "%({missing[0]})s"', "give every value"
                 )
-        elif isinstance(params, str | bytes) or len(params) != t.numbers:
-            count = 0 if isinstance(params, str | bytes) else len(params)
+        elif isinstance(params, str | bytes) or not isinstance(params, Sequence):
+            raise Refusal(
+                "PS620",
+                f"the parameters are of type {type(params).__name__}",
+                "give them in a list, or in a mapping for %(name)s",
+            )
+        elif len(params) != t.numbers:
+            count = len(params)
             raise Refusal(
                 "PS620",
                 f"the statement has {t.numbers} placeholders and {count} values were given",
@@ -198,6 +209,18 @@ class _Call:
 
     def route(self, workspace: str | None, *, all_workspaces: bool, absent: bool) -> Route:
         t = self.t
+        if t.locked is not None and (workspace is not None or t.guarded):
+            raise Refusal(
+                "PS616",
+                f'"{t.locked}" belongs to no workspace: a lock on its rows stops other workspaces',
+                "lock the rows of the sharded tables alone: FOR UPDATE OF alias",
+            )
+        if t.analyze and t.guarded and not all_workspaces:
+            raise Refusal(
+                "PS602",
+                "EXPLAIN ANALYZE counts the rows of other workspaces that a condition met",
+                "use EXPLAIN without ANALYZE, or ask the server directly",
+            )
         home = ""
         if workspace is not None:
             workspace = key_text(workspace, self.map.key_type)
@@ -492,13 +515,19 @@ class _Call:
 
 
 def key_text(value: Any, key_type: str) -> str:
-    """A value of the distribution key as the map spells it."""
-    if key_type == "uuid" and not isinstance(value, UUID):
-        try:
+    """A value of the distribution key as the map spells it. Raises Refusal (PS620)."""
+    if isinstance(value, bytes | bytearray | memoryview | list | tuple | dict | set):
+        raise Refusal(
+            "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its name"
+        )
+    try:
+        if key_type == "uuid" and not isinstance(value, UUID):
             return str(UUID(str(value)))
-        except ValueError:
-            return str(value)
-    return str(value)
+        if key_type in {"bigint", "integer", "smallint"}:
+            return str(int(str(value)))
+        return str(value)
+    except ValueError:
+        return str(value) if isinstance(value, str) else repr(value)[:64]
 
 
 def _id(value: Any) -> Any:
@@ -506,7 +535,9 @@ def _id(value: Any) -> Any:
     try:
         return str(value if isinstance(value, UUID) else UUID(str(value)))
     except ValueError:
-        return value
+        raise Refusal(
+            "PS620", "the id that decides the workspace is no UUID", "give the id as it is stored"
+        ) from None
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
@@ -527,7 +558,7 @@ def _rendered(
         prove(maker.server_text(made), maker.invariant(made))
     except Unproven as unproven:
         return str(unproven)
-    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         return f"a form that the proof does not know ({type(error).__name__})"
     return made
 
@@ -613,16 +644,15 @@ class _Maker:
         return self.read.server
 
     def invariant(self, made: _Text) -> Invariant:
-        """Which parameters hold the workspace: ours, and those compared with it at every call."""
+        """What the text may touch, and which of its parameters hold the workspace."""
         equal = {t.number for t in self.t.equal if isinstance(t, Param)}
-        equal_sources = {s for n, s in self.t.sources.items() if n in equal}
         if self.t.style is Style.NUMBERED:
-            params = equal | ({self.t.numbers + 1} if made.tenants else set())
+            params = {self.t.numbers + 1} if made.tenants else set()
         else:
             params = {
                 hole.number
                 for hole, source in zip(self.read.holes, made.order, strict=True)
-                if source is None or source in equal_sources
+                if source is None
             }
         tables = self.map.tables
         physical = {
@@ -639,9 +669,8 @@ class _Maker:
             open=others | physical if self.everyone else others,
             writable=others if unsharded else frozenset(),
             params=params,
-            constants={
-                t.value for t in self.t.equal if isinstance(t, Constant) and t.value is not None
-            },
+            row_params=equal if self.t.style is Style.NUMBERED else frozenset(),
+            key_cast=KEY_CASTS.get(self.map.key_type),
             types=frozenset(self.map.types),
             own_functions=frozenset(self.map.functions),
             columns=self.map.column_names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from parlant_shard.router.model import (
     Dependent,
     Insertion,
     Item,
+    Param,
     Ref,
     Refusal,
     Scope,
@@ -19,7 +21,7 @@ from parlant_shard.router.model import (
 )
 from parlant_shard.router.parsing import Node
 from parlant_shard.router.placeholders import Text
-from parlant_shard.router.tree import leaves, term_of
+from parlant_shard.router.tree import cast_to, leaves, table_offsets, term_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,27 @@ _BEHIND_GROUP_BY = frozenset(
 )
 
 
+_SCHEMA_DOT = "."
+
+# The names of key types in the parse tree.
+KEY_CASTS = {
+    "text": "text",
+    "uuid": "uuid",
+    "bigint": "int8",
+    "integer": "int4",
+    "smallint": "int2",
+    "character varying": "varchar",
+}
+
+
 class Splicer:
     """Makes the edits of one statement."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, *, numbered: bool) -> None:
         self.a = analysis
+        self.numbered = numbered
+        self.places: dict[int, int] = {}  # how often a parameter is the key of a new row
+        self.counted: dict[int, int] = {}  # and how often it is used at all
         self.key = quote(analysis.key)
         self.edits: list[Edit] = []
         self.equal: list[Term] = []  # values that must be the workspace itself
@@ -113,6 +131,7 @@ class Splicer:
         for _, name, (start, end) in self.a.constraints:
             self._put(start, end, Suffixed(name))
         self._stars()
+        self._check_uses()
         return sorted(self.edits, key=lambda e: e.start)
 
     def _put(self, start: int, end: int, *pieces: Inserted) -> None:
@@ -124,7 +143,7 @@ class Splicer:
         start, end = ref.span
         if not ref.sharded:
             if not ref.qualified:
-                self._put(start, start, f"{quote(self.a.map.namespace)}.")
+                self._put(start, start, quote(self.a.map.namespace), _SCHEMA_DOT)
             return
         label = "" if ref.alias is not None else f" AS {quote(ref.table)}"
         if ref.role != "from":
@@ -281,8 +300,27 @@ class Splicer:
                 continue
             self._must_be_tenant(found.ref, value)
 
-    def _must_be_tenant(self, ref: Ref, value: object) -> None:
-        term = term_of(value)
+    def _must_be_tenant(self, ref: Ref, value: Node) -> None:
+        """Compare a value with the workspace at every call, and put the workspace in its place.
+
+        A parameter that is sent under its number cannot be taken out; then it must stand here
+        alone, because another use of it may decide its type and with that its value.
+        """
+        inner = cast_to(value, KEY_CASTS.get(self.a.map.key_type))
+        term = term_of(inner) if "ParamRef" in inner or "A_Const" in inner else None
+        tokens = self.a.tokens
+        if isinstance(term, Param) and self.numbered:
+            text = f"${term.number}"
+            uses = sum(tokens.words[i] == text for i in range(len(tokens.words)))
+            self.places[term.number] = self.places.get(term.number, 0) + 1
+            if inner is not value or uses < self.places[term.number]:
+                term = None
+            else:
+                self.counted[term.number] = uses
+        elif term is not None:
+            location = next(iter(inner.values())).get("location", 0)
+            token = tokens.tokens[tokens.at(location)]
+            self._put(token.start, token.end, Tenant())
         if term is None:
             raise Refusal(
                 "PS614",
@@ -292,9 +330,18 @@ class Splicer:
             )
         self.equal.append(term)
 
+    def _check_uses(self) -> None:
+        for number, uses in self.counted.items():
+            if uses != self.places[number]:
+                raise Refusal(
+                    "PS614",
+                    f'"${number}" is the workspace of a new row and is used for something else too',
+                    f'give "{self.a.key}" a parameter of its own, or leave the column out',
+                )
+
     def _selected(self, found: Insertion, source: Node, listed: bool) -> None:
         if not listed:
-            if any("ival" in _sorted(s).get("A_Const", {}) for s in _all(source)):
+            if any(_counts_columns(s) for s in _all(source)):
                 raise Refusal(
                     "PS619",
                     "INSERT ... SELECT that sorts or groups by a column's number",
@@ -310,6 +357,12 @@ class Splicer:
                 self._put(place, place, Tenant(), ", ")
             return
         at = found.columns.index(self.a.key)
+        if "distinctClause" in source and "sortClause" in source:
+            raise Refusal(
+                "PS619",
+                f'INSERT ... SELECT DISTINCT with ORDER BY that also selects "{self.a.key}"',
+                f'leave "{self.a.key}" out: it is filled in',
+            )
         for leaf in leaves(source):
             targets = leaf.get("targetList", ())
             if at >= len(targets) or any(_is_star(t) for t in targets[: at + 1]):
@@ -335,7 +388,7 @@ class Splicer:
         for scope in self.a.scopes:
             items = [i for i in scope.items if i.ref is not None and i.ref.sharded]
             here = {i.ref.offset for i in items if i.ref is not None}
-            if here and here == _table_offsets(leaf):
+            if here and here == table_offsets(leaf.get("fromClause", ())):
                 owners = [i for i in items if self.a.key in i.outputs]
                 if len(fields) > 1:
                     owners = [i for i in owners if i.name == fields[-2]]
@@ -409,6 +462,10 @@ class Splicer:
                 "list the columns",
             )
         for item in items:
+            if not item.name:
+                raise Refusal(
+                    "PS619", "a star over a sub-query without an alias", "give it an alias"
+                )
             if _shows_more(item):
                 names += [f"{quote(item.name)}.{quote(c)}" for c in item.columns or ()]
             else:
@@ -439,28 +496,17 @@ def _all(source: Node) -> list[Node]:
     return found
 
 
+def _counts_columns(entry: Node) -> bool:
+    """Whether an entry of ORDER BY or GROUP BY is a target's number, in a grouping set too."""
+    inner = _sorted(entry)
+    if "GroupingSet" in inner:
+        return any(_counts_columns(e) for e in inner["GroupingSet"].get("content", ()))
+    return "ival" in inner.get("A_Const", {})
+
+
 def _sorted(entry: Node) -> Node:
     node: Node = entry.get("SortBy", {}).get("node", entry)
     return node
-
-
-def _table_offsets(leaf: Node) -> set[int]:
-    """The offsets of the tables in a FROM clause, those in its sub-queries left out."""
-    found: set[int] = set()
-
-    def look(node: object) -> None:
-        if isinstance(node, list):
-            for entry in node:
-                look(entry)
-        elif isinstance(node, dict):
-            for tag, body in node.items():
-                if tag == "RangeVar":
-                    found.add(body["location"])
-                elif tag in {"JoinExpr", "larg", "rarg", "RangeTableSample", "relation"}:
-                    look(body)
-
-    look(leaf.get("fromClause", ()))
-    return found
 
 
 def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
@@ -474,9 +520,12 @@ def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
 
     def copy(start: int, end: int) -> None:
         at = start
-        for begin in starts:
+        for index in range(max(0, bisect_right(starts, start) - 1), len(starts)):
+            begin = starts[index]
             hole = holes[begin]
-            if hole.server[1] <= start or begin >= end:
+            if begin >= end:
+                break
+            if hole.server[1] <= start:
                 continue
             if begin < start or hole.server[1] > end:
                 raise Refusal("PS620", "a placeholder in the middle of a name", "move it")
@@ -500,7 +549,7 @@ def assemble(text: Text, edits: Sequence[Edit]) -> list[Piece]:
                 pieces.append(piece.replace("%", "%%"))
             elif piece != "":
                 pieces.append(piece)
-        if edit.pieces and _touches(text.server, edit.end):
+        if edit.pieces and edit.pieces[-1] != _SCHEMA_DOT and _touches(text.server, edit.end):
             pieces.append(" ")
         position = edit.end
     copy(position, len(text.server))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from parlant_shard.router.parsing import IDENT, PARAM, Node, SyntaxFault, parse_
 from parlant_shard.router.placeholders import PlaceholderFault, Style, Text
 from parlant_shard.router.reading import relations
 from parlant_shard.router.splice import Piece, Splicer, assemble
-from parlant_shard.router.tokens import Tokens
+from parlant_shard.router.tokens import Tokens, check_size
 from parlant_shard.router.tree import calls_aggregate
 from parlant_shard.shardmap import ShardMap
 
@@ -91,11 +91,17 @@ class Template:
     equal: tuple[Term, ...]
     flat: bool
     inserts: bool
+    locked: str | None
+    analyze: bool
 
 
 @lru_cache(maxsize=CACHED_STATEMENTS)
 def template(catalogue: Catalogue, sql: str, given: Given) -> Template | Refused:
-    """Analyse a statement once. Pure: the same text gives the same answer."""
+    """Analyse a statement once. Pure: the same text gives the same answer.
+
+    Raises RecursionError, which is not remembered: how deep the caller's stack is says nothing
+    about the statement.
+    """
     statement = ""
     try:
         text, tokens, tree, begin = _read(sql, given)
@@ -108,13 +114,6 @@ def template(catalogue: Catalogue, sql: str, given: Given) -> Template | Refused
         return Refused(
             statement=statement, code=refusal.code, reason=refusal.reason, hint=refusal.hint
         )
-    except RecursionError:
-        return Refused(
-            statement=statement,
-            code="PS619",
-            reason="the statement is nested too deeply",
-            hint="split it",
-        )
 
 
 def _read(sql: str, given: Given) -> tuple[Text, Tokens, Node, int]:
@@ -126,8 +125,9 @@ def _read(sql: str, given: Given) -> tuple[Text, Tokens, Node, int]:
     except UnicodeEncodeError:
         raise Refusal("PS621", "the text is not valid Unicode", "send valid UTF-8") from None
     try:
-        statements = parse_tree(text.server)
         tokens = Tokens(text.server, scan(text.server))
+        check_size(tokens)
+        statements = parse_tree(text.server)
     except SyntaxFault as fault:
         raise _syntax(fault) from None
     if len(statements) != 1:
@@ -140,6 +140,8 @@ def _read(sql: str, given: Given) -> tuple[Text, Tokens, Node, int]:
         )
     _check_characters(text, tokens)
     text = _check_placeholders(text, tokens)
+    if text.style is Style.NONE and given is Given.MAPPING:
+        text = replace(text, style=Style.NAMED)  # psycopg takes no sequence beside a mapping
     tree: Node = statements[0]["stmt"]
     begin = 0
     if "ExplainStmt" in tree:
@@ -154,7 +156,9 @@ def _percent(sql: str, given: Given) -> bool:
         # No parameters means that % is literal; but whoever asks where a statement would go may
         # leave the values out. Only what stands outside literals and comments counts.
         return placeholders.has_percent_placeholders(sql) and _stands_free(sql)
-    return placeholders.has_percent_placeholders(sql) or _NUMBERED.search(sql) is None
+    if placeholders.has_percent_placeholders(sql) and _stands_free(sql):
+        return True
+    return _NUMBERED.search(sql) is None
 
 
 def _stands_free(sql: str) -> bool:
@@ -221,6 +225,13 @@ def _check_placeholders(text: Text, tokens: Tokens) -> Text:
     if len(found) != len(text.holes):
         raise Refusal("PS620", '"%s" and "$1" cannot be mixed', _PLACEHOLDERS)
     return text
+
+
+def _runs(tokens: Tokens) -> bool:
+    """Whether an EXPLAIN also runs the statement: ANALYZE, in whatever spelling."""
+    if tokens.word(1) != "(":
+        return tokens.word(1) in {"ANALYZE", "ANALYSE"} or tokens.word(2) in {"ANALYZE", "ANALYSE"}
+    return any(w.upper() in {"ANALYZE", "ANALYSE"} for w in tokens.words[2 : tokens.close(1)])
 
 
 def _behind_explain(tokens: Tokens) -> int:
@@ -310,7 +321,7 @@ def _analysed(
         raise Refusal("PS617", "the two parsers see different tables in the statement", hint)
     target = next((r for r in analysis.refs if r.role != "from"), None)
     _check_mixture(analysis, target)
-    splicer = Splicer(analysis)
+    splicer = Splicer(analysis, numbered=text.style is Style.NUMBERED)
     try:
         edits = splicer.make()
     except (KeyError, StopIteration) as error:
@@ -336,6 +347,8 @@ def _analysed(
         equal=tuple(splicer.equal),
         flat=not explain and _is_flat(analysis),
         inserts=bool(analysis.insertions),
+        locked=analysis.locked,
+        analyze=explain and _runs(tokens),
     )
 
 

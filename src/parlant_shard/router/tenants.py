@@ -53,17 +53,19 @@ class Tenants:
             item = named(scope, names[-2])
             return item.outputs.get(names[-1]) if item is not None else None
         level: Scope | None = scope
+        added: tuple[Ref, str] | None = None
         while level is not None:
             native = [i for i in level.items if i.columns and names[0] in i.columns]
             if native:
+                # A column of the application's, in whatever level, comes before one of ours.
                 return native[0].outputs.get(names[0])
             if any(i.columns is None for i in level.items):
                 return None
-            added = [i for i in level.items if names[0] in i.outputs]
-            if added:
-                return added[0].outputs[names[0]]
+            for item in level.items:
+                if added is None and names[0] in item.outputs:
+                    added = item.outputs[names[0]]
             level = level.outer
-        return None
+        return added
 
     def learn(self, node: Node, scope: Scope, gain: frozenset[int]) -> None:
         for condition in conjuncts(node):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parlant_shard.router.allowed import TYPES
+from parlant_shard.router.model import Refusal
 from parlant_shard.router.parsing import COMMENTS, PARAM, Token
 
 _OPEN = frozenset("([")
@@ -79,3 +81,35 @@ class Tokens:
                 return
             if self.depth[other] == depth:
                 yield other
+
+
+MAX_TOKENS = 20_000
+MAX_DEPTH = 60
+MAX_TYPED_DEPTH = 8
+
+
+def check_size(tokens: Tokens) -> None:
+    """Refuse (PS619) what a parser could only read with much stack or much time.
+
+    Lists of values may be long; operators and keywords make the tree deep. Brackets behind ARRAY or
+    a type's name are read several times by sqlglot, twice as often with every level.
+    """
+    others = sum(word not in _FLAT and not word.startswith("$") for word in tokens.words)
+    if others > MAX_TOKENS:
+        raise Refusal(
+            "PS619",
+            f"the statement has {others} words and operators, and at most {MAX_TOKENS} are read",
+            "split it; long lists belong into one array parameter: = ANY(%s)",
+        )
+    typed: list[bool] = []
+    for number, word in enumerate(tokens.words):
+        if word in _OPEN:
+            before = tokens.word(number - 1).lower()
+            typed.append(word == "[" or before in TYPES)
+            if len(typed) > MAX_DEPTH or sum(typed) > MAX_TYPED_DEPTH:
+                raise Refusal("PS619", "brackets are nested too deeply", "split the statement")
+        elif word in _CLOSE and typed:
+            typed.pop()
+
+
+_FLAT = frozenset(["(", ")", ",", "%s", "DEFAULT", "NULL", "TRUE", "FALSE"])

@@ -19,10 +19,35 @@ def alias_of(node: Node) -> str | None:
     return str(alias["aliasname"]) if alias else None
 
 
+# Casts that leave a name or an id what it is. Any other may cut it, round it, or fold it.
+_SAME_VALUE = frozenset(["text", "varchar", "uuid", "int8", "int4"])
+
+
+def type_name(node: Node) -> str | None:
+    """The bare name of a type; None with a type modifier, which may change the value."""
+    if node.get("typmods") or node.get("pct_type") or node.get("setof"):
+        return None
+    names = [text_of(n) for n in node.get("names", ())]
+    return names[-1] if names else None
+
+
 def uncast(node: Any) -> Node:
+    """What is behind casts that do not change a value."""
     while isinstance(node, dict) and "TypeCast" in node:
+        if type_name(node["TypeCast"]["typeName"]) not in _SAME_VALUE:
+            break
         node = node["TypeCast"]["arg"]
     return node if isinstance(node, dict) else {}
+
+
+def cast_to(node: Node, name: str | None) -> Node:
+    """What is behind casts to exactly one type, which is not an array."""
+    while "TypeCast" in node:
+        to = node["TypeCast"]["typeName"]
+        if name is None or type_name(to) != name or to.get("arrayBounds"):
+            break
+        node = node["TypeCast"]["arg"]
+    return node
 
 
 def term_of(node: Any) -> Term | None:
@@ -87,22 +112,29 @@ def is_transparent(node: Node) -> bool:
 
 
 def calls_aggregate(node: Any) -> bool:
-    """Whether an expression has an aggregate or a window function at its own query level."""
-    if isinstance(node, list):
+    """Whether an expression has an aggregate or a window function, at whatever query level.
+
+    One inside of a sub-query may belong to the outer level, so it counts.
+    """
+    if isinstance(node, list | tuple):
         return any(calls_aggregate(n) for n in node)
     if not isinstance(node, dict):
         return False
     call = node.get("FuncCall")
-    if call is not None and (
-        "over" in call or call.get("agg_star") or text_of(call["funcname"][-1]) in AGGREGATES
-    ):
+    if call is not None and ("over" in call or _is_aggregate(call)):
         return True
-    return any(calls_aggregate(body) for tag, body in node.items() if tag != "SubLink")
+    if not _SQL_AGGREGATES.isdisjoint(node):
+        return True
+    return any(calls_aggregate(body) for body in node.values())
+
+
+_SQL_AGGREGATES = frozenset(["JsonArrayAgg", "JsonObjectAgg"])
+_MARKS = ("agg_star", "agg_distinct", "agg_within_group", "agg_order", "agg_filter")
 
 
 def labels(node: Any) -> Iterator[str]:
     """Every name that a statement gives to a column: AS, aliases, column definitions."""
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         for entry in node:
             yield from labels(entry)
     elif isinstance(node, dict):
@@ -130,7 +162,7 @@ def column_refs(node: Any, *, aggregates: bool = True) -> Iterator[Node]:
                 yield body
             elif tag == "SubLink":
                 # Correlated columns among them; a name too many does no harm to who asks.
-                for column in column_refs(list(body.values()), aggregates=aggregates):
+                for column in column_refs(list(body.values())):
                     if "A_Star" not in column["fields"][-1]:
                         yield column
             elif tag == "FuncCall" and not aggregates and _is_aggregate(body):
@@ -142,4 +174,23 @@ def column_refs(node: Any, *, aggregates: bool = True) -> Iterator[Node]:
 def _is_aggregate(call: Node) -> bool:
     if "over" in call:
         return False  # a window function's arguments are seen after grouping
-    return bool(call.get("agg_star")) or text_of(call["funcname"][-1]) in AGGREGATES
+    return any(call.get(m) for m in _MARKS) or text_of(call["funcname"][-1]) in AGGREGATES
+
+
+def table_offsets(items: Any) -> set[int]:
+    """The offsets of the tables in a FROM clause, and in the sub-queries that stand there."""
+    found: set[int] = set()
+
+    def look(node: object) -> None:
+        if isinstance(node, list | tuple):
+            for entry in node:
+                look(entry)
+        elif isinstance(node, dict):
+            for tag, body in node.items():
+                if tag == "RangeVar":
+                    found.add(body["location"])
+                elif tag in {"JoinExpr", "larg", "rarg", "RangeTableSample", "relation"}:
+                    look(body)
+
+    look(items)
+    return found

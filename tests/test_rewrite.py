@@ -1,0 +1,128 @@
+"""The pure function as a whole: its limits, its caches, and what comes in a wrong type."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parlant_shard.router import Kind, rewrite
+from parlant_shard.shardmap import MapShard, ShardMap
+
+SHARDS = ShardMap.load(Path(__file__).parent / "data" / "shardmap.json")
+READ = "SELECT name FROM parlant_agent WHERE status = %s"
+
+
+def route(sql: str, **call: Any) -> Any:
+    return rewrite(sql, shard_map=SHARDS, **{"workspace": "ws_a", **call})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1" + "+1" * 100_000,
+        "SELECT " + "ARRAY[" * 30 + "1" + "]" * 30,
+        "SELECT " + "date(" * 30 + "'a'" + ")" * 30,
+        "SELECT " + "(" * 200 + "1" + ")" * 200,
+    ],
+    ids=["operators", "arrays", "types", "brackets"],
+)
+def test_what_would_exhaust_a_parser_is_refused_at_once(sql: str) -> None:
+    began = time.thread_time()
+    found = route(sql)
+    assert (found.kind, found.code) == (Kind.REFUSED, "PS619")
+    assert time.thread_time() - began < 10  # some seconds at most, where it was for ever
+
+
+def test_a_comment_at_the_end_is_cut_off_in_no_time() -> None:
+    began = time.thread_time()
+    assert route("SELECT 1," + " " * 200_000 + "2 /* x */").kind is Kind.ANY
+    assert time.thread_time() - began < 10
+
+
+def test_a_bulk_insert_is_routed() -> None:
+    rows = 3000
+    sql = "INSERT INTO parlant_term (agent_id, name, description) VALUES " + ",".join(
+        ["(%s, %s, %s)"] * rows
+    )
+    found = route(sql, params=["a", "b", "c"] * rows)
+    assert found.targets[0].params[:4] == ["ws_a", "a", "b", "c"]
+    assert len(found.targets[0].params) == 4 * rows
+
+
+def test_a_deep_stack_of_the_caller_is_not_held_against_the_statement() -> None:
+    sql = "SELECT id FROM parlant_agent WHERE name = 'deep'"
+
+    def deep(left: int) -> Any:
+        return route(sql) if left == 0 else deep(left - 1)
+
+    frame, used = sys._getframe(), 0
+    while frame.f_back is not None:
+        frame, used = frame.f_back, used + 1
+    for room in (15, 30, 45, 60):
+        deep(sys.getrecursionlimit() - used - room)
+    assert route(sql).kind is Kind.DIRECT
+
+
+@pytest.mark.parametrize(
+    ("sql", "call"),
+    [
+        (READ, {"params": 5}),
+        (READ, {"params": "active"}),
+        (READ, {"params": iter(["active"])}),
+        (READ, {"params": []}),
+        ("SELECT * FROM parlant_event WHERE session_id = %s", {"params": [[1]], "workspace": None}),
+        ("SELECT * FROM parlant_event WHERE session_id = %s", {"params": ["x"], "workspace": None}),
+        ("SELECT * FROM parlant_agent WHERE workspace_id = %s", {"params": [{}]}),
+        ("SELECT * FROM parlant_agent WHERE workspace_id = %s", {"params": [b"ws_a"]}),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused_and_not_raised(sql: str, call: dict[str, Any]) -> None:
+    assert (route(sql, **call).kind, route(sql, **call).code) == (Kind.REFUSED, "PS620")
+
+
+@pytest.mark.parametrize("end", ["/* \0 */", "/* \ud800 */"])
+def test_what_cannot_be_sent_is_refused_in_a_comment_too(end: str) -> None:
+    assert route("SELECT 1 " + end).kind is Kind.REFUSED
+
+
+def test_one_text_serves_every_workspace_and_follows_the_map() -> None:
+    first = route(READ, params=["active"])
+    assert first.targets[0].params == ["ws_a", "active"]
+    assert route(READ, params=["active"], workspace="ws_b").targets[0].sql == first.targets[0].sql
+    moved = replace(
+        SHARDS,
+        shards={
+            name: replace(shard, workspaces=tuple(w for w in shard.workspaces if w != "ws_a"))
+            for name, shard in SHARDS.shards.items()
+        }
+        | {"elsewhere": MapShard(server="far", workspaces=("ws_a",))},
+    )
+    found = rewrite(READ, shard_map=moved, workspace="ws_a", params=["active"])
+    assert (found.targets[0].shard, found.targets[0].server) == ("elsewhere", "far")
+    assert "parlant_agent_elsewhere" in found.targets[0].sql
+    assert route(READ, params=["active"]) == first
+
+
+def test_the_same_text_with_and_without_values_is_two_things() -> None:
+    assert (
+        route("SELECT name FROM parlant_agent WHERE name LIKE '100%%'")
+        .targets[0]
+        .sql.endswith("'100%%%%'")
+    )
+    found = route("SELECT name FROM parlant_agent WHERE name LIKE '100%%'", params=[])
+    assert found.targets[0].sql.endswith("'100%%'")
+
+
+def test_a_comment_of_a_tracing_library_does_not_make_a_new_statement() -> None:
+    from parlant_shard.router.template import template
+
+    route(READ + " /* traceparent='1' */", params=["x"])
+    before = template.cache_info().misses
+    found = route(READ + " /* traceparent='2' */", params=["x"])
+    assert template.cache_info().misses == before
+    assert found.targets[0].sql.endswith("/* traceparent='2' */")
