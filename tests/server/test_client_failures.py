@@ -240,3 +240,28 @@ def test_the_asynchronous_router_fails_in_the_same_way(
             assert unreachable.value.code == "PS637"
 
     asyncio.run(work())
+
+
+def test_a_server_that_reads_literals_otherwise(
+    world: World, topology: Topology, shard_map: ShardMap
+) -> None:
+    """With standard_conforming_strings off a literal could hide a query: nothing is sent there."""
+    with world.connect("east") as connection:
+        connection.execute(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET standard_conforming_strings = off', "
+            "current_database()); END $$"
+        )
+    try:
+        with (
+            Router(topology, shard_map=shard_map, timeout=3) as router,
+            pytest.raises(CannotConnect, match="standard_conforming_strings is off"),
+        ):
+            router.execute(READ, workspace="acme")
+    finally:
+        with world.connect("east") as connection:
+            connection.execute(
+                "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET "
+                "standard_conforming_strings', current_database()); END $$"
+            )
+    with Router(topology, shard_map=shard_map) as router:
+        assert router.execute(READ, workspace="acme").fetchone() is not None

@@ -156,9 +156,9 @@ def _percent(sql: str, given: Given) -> bool:
         # No parameters means that % is literal; but whoever asks where a statement would go may
         # leave the values out. Only what stands outside literals and comments counts.
         return placeholders.has_percent_placeholders(sql) and _stands_free(sql)
-    if placeholders.has_percent_placeholders(sql) and _stands_free(sql):
+    if _NUMBERED.search(sql) is None:
         return True
-    return _NUMBERED.search(sql) is None
+    return placeholders.has_percent_placeholders(sql) and _stands_free(sql)
 
 
 def _stands_free(sql: str) -> bool:
