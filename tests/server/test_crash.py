@@ -487,7 +487,7 @@ def killed(scene: Scene, version: str, moment: str, counts: str, attempts: int =
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=280,
+        timeout=3000 if FULL else 280,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
