@@ -43,6 +43,7 @@ class Draft:
     hazards: tuple[Hazard, ...] = ()
     probe: Probe | None = None
     secret: str | None = None
+    statement_timeout: int | None = None  # milliseconds, where its kind's does not do
 
     @property
     def transactional(self) -> bool:
