@@ -300,7 +300,8 @@ class Retired:
     upper: datetime | None
     state: str
     detached_at: datetime | None = None
-    present: bool = True  # the very table is still there
+    known: bool = True  # the very table is still there
+    present: bool = True  # and detached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

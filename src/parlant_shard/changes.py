@@ -134,6 +134,7 @@ class DetachPartition(OnTable):
     logical: str
     now: datetime
     at_once: bool = False
+    announced: bool = False  # an earlier run wrote the row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +257,7 @@ class RenameIndex(OnTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReindexAttached(OnTable):
-    """Repair an INVALID partition index that is attached, then attach it again."""
+    """Repair an INVALID index where it is; one that is attached is attached again."""
 
     index: Index
 

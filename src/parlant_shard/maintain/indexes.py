@@ -180,8 +180,8 @@ def _repair_own(
         if LEFTOVER.search(index.name) or index.name in replaced:
             yield c.DropIndex(**on, index=index, why=c.Why.LEFTOVER)
         elif (index.unique, index.definition) in known:
-            yield c.DropIndex(**on, index=index, why=c.Why.REBUILT)
-            yield c.CreateIndex(**on, index=replace(index, valid=True))
+            # Not dropped and created: a kill in between would leave none, and nobody to miss it.
+            yield c.ReindexAttached(**on, index=index)
         else:
             yield (
                 f'index "{index.name}" of "{table.name}" on server "{on["server"]}" is INVALID '

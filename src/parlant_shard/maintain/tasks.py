@@ -222,7 +222,11 @@ class _Tasks:
     ) -> Iterator[c.Change]:
         """Retire by the real bounds: what ends before the retention begins."""
         partition = self._partition(managed.logical)
-        announced = {r.name for r in self.live.retired if r.state == "detaching"}
+        announced = {
+            r.name: (r.lower, r.upper)
+            for r in self.live.retired
+            if r.state == "detaching" and r.known
+        }
         has_default = any(x.bound and x.bound.default for x in leaves)
         cutoff = (
             partitions.before(partition.retention, self.now)
@@ -233,8 +237,13 @@ class _Tasks:
             upper = table.bound.upper if table.bound else None
             here = {**on, "table": table}
             if cutoff is not None and upper is not None and upper <= cutoff:
+                assert table.bound is not None
                 yield c.DetachPartition(
-                    **here, logical=managed.logical, now=self.now, at_once=has_default
+                    **here,
+                    logical=managed.logical,
+                    now=self.now,
+                    at_once=has_default,
+                    announced=announced.get(table.name) == (table.bound.lower, upper),
                 )
             elif table.name in announced:
                 yield c.ForgetDetach(**here)

@@ -65,12 +65,13 @@ class Upkeep(Builder):
                 self.ddl.alter(table.parent, detach),
             )
         else:
-            yield self._on(
-                change,
-                f'announce the detach of expired partition "{table.name}"',
-                self._announce(change),
-                lock=Lock.ROW_EXCLUSIVE,
-            )
+            if not change.announced:
+                yield self._on(
+                    change,
+                    f'announce the detach of expired partition "{table.name}"',
+                    self._announce(change),
+                    lock=Lock.ROW_EXCLUSIVE,
+                )
             finalise = self.ddl.alter(table.parent, detach + SQL(" FINALIZE"))
             draft = self._on(
                 change,
