@@ -10,7 +10,7 @@ from psycopg.sql import SQL, Identifier
 
 from parlant_shard import canonical, db, journal, preflight
 from parlant_shard.apply import Listener, end_dead_sessions
-from parlant_shard.catalog import Retired
+from parlant_shard.catalog import Catalog, Retired
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.errors import SchemaError, ShardError
 from parlant_shard.introspect import bound, facts, introspect
@@ -103,6 +103,9 @@ class Site:
     def _read(self) -> Found:
         namespace = self.topology.namespace
         about = facts(self.connection, self.server, namespace)
+        if not self.mine and self.elsewhere:
+            # Another maintainer is changing all of it under our eyes.
+            return Found(server=self.server, facts=about, catalog=Catalog(), tables=self.mine)
         catalog = introspect(self.connection, namespace=namespace, topology=self.topology.name)
         if catalog.internal_version != INTERNAL_VERSION:
             raise SchemaError(
