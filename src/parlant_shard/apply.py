@@ -15,9 +15,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -27,31 +27,23 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import canonical, db, journal, mapstore, preflight
+from parlant_shard import canonical, db, journal, mapstore
 from parlant_shard.desired import Peer
 from parlant_shard.errors import (
     ApplyFailed,
     CannotConnect,
     HazardNotAllowed,
-    Locked,
     ServerError,
     ShardError,
     StalePlan,
 )
+from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
 from parlant_shard.planner import State, map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
 
-# Seconds. What a dead run left running gets this long to end, then it is terminated.
-LEFTOVER_WAIT = 30.0
-# The holder of the lock says something this often; silence of several beats means it is dead.
-HEARTBEAT = 2.0
-SILENCE = 10.0
-# A server may need a moment to notice that its client was killed: until then the lock is held by
-# nobody. A live holder is known by its next beat.
-_NOTICE = 1.5 * HEARTBEAT
-# How long one step is tried against locks of others before the run gives up (it resumes).
+# Seconds. How long one step is tried against locks of others before the run gives up (it resumes).
 PATIENCE = 300.0
 # A subscription for which the server has no worker is given up after this long: nothing will change
 # until somebody raises a limit. Workers that copy a table end by themselves and are not counted.
@@ -96,88 +88,6 @@ def application_name(topology: Topology) -> str:
     return f"parlant-shard apply {topology.name}"
 
 
-@contextmanager
-def run_lock(topology: Topology, *, wait: float = LEFTOVER_WAIT) -> Iterator[db.Connection]:
-    """Hold the topology's lock. Raises Locked (PS501) while a live run has it.
-
-    Raises TopologyError (PS170) first, where a pooler would let go of it in between.
-
-    A holder whose session shows no heartbeat is dead (its machine vanished, say): its session is
-    ended after `wait` seconds at the latest.
-    """
-    preflight.refuse_poolers(topology)
-    key = _lock_key(topology.name)
-    with db.session(
-        topology, topology.coordinator, application=f"parlant-shard lock {topology.name}"
-    ) as connection:
-        began = time.monotonic()
-        first = None
-        while not _try_lock(connection, key):
-            holder = _holder(connection, key)
-            if holder is None:
-                continue  # it let go between the two questions
-            sign = (holder["pid"], holder["beat"])
-            first = first or sign
-            waited = time.monotonic() - began
-            if holder["silence"] is None or holder["silence"] < SILENCE:
-                if sign != first or waited > _NOTICE:
-                    raise Locked(
-                        f'another run holds the lock of topology "{topology.name}" '
-                        f"(pid {holder['pid']} on the coordinator, since {holder['since']} UTC)",
-                        code="PS501",
-                        hint="wait for it, or look at `parlant-shard status`; nothing was changed",
-                    )
-            elif waited > wait:
-                connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [holder["pid"]])
-            time.sleep(0.1)
-        beating = threading.Event()
-        beat = threading.Thread(target=_heartbeat, args=(connection, beating), daemon=True)
-        beat.start()
-        try:
-            yield connection
-        finally:
-            beating.set()
-            beat.join()
-
-
-def lock_is_free(connection: db.Connection, topology: str) -> bool:
-    """Whether no run holds the lock of a topology. Asks on the coordinator, takes nothing."""
-    return _holder(connection, _lock_key(topology)) is None
-
-
-def _lock_key(topology: str) -> str:
-    return f"parlant-shard {topology}"
-
-
-def _try_lock(connection: db.Connection, key: str) -> bool:
-    row = connection.execute(
-        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0)) AS held", [key]
-    ).fetchone()
-    return bool(row and row["held"])
-
-
-def _holder(connection: db.Connection, key: str) -> dict[str, Any] | None:
-    return connection.execute(
-        "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') AS since, "
-        "a.state_change AS beat, "
-        "extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8 AS silence "
-        "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) "
-        "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
-        "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
-        "WHERE d.datname = current_database()) "
-        "AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
-        [key],
-    ).fetchone()
-
-
-def _heartbeat(connection: db.Connection, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT):
-        try:
-            connection.execute("SELECT 1")
-        except psycopg.Error:
-            return  # the run notices by itself: its next use of the coordinator fails
-
-
 def clear_dead_sessions(
     topology: Topology, listener: Listener = quiet, *, wait: float = LEFTOVER_WAIT
 ) -> None:
@@ -192,22 +102,40 @@ def clear_dead_sessions(
 
 
 def _clear_dead_sessions(topology: Topology, server: str, listener: Listener, wait: float) -> None:
-    query = (
-        "SELECT pid, state = 'active' AS active FROM pg_catalog.pg_stat_activity "
-        "WHERE application_name = %s AND pid <> pg_catalog.pg_backend_pid() "
-        "AND datname = current_database()"
-    )
     with db.session(topology, server) as connection:
-        deadline = time.monotonic() + wait
-        told = False
-        while rows := connection.execute(query, [application_name(topology)]).fetchall():
-            if not told:
-                listener("note", None, f'server "{server}": waiting for a dead run to end')
-                told = True
-            for row in rows:
-                if not row["active"] or time.monotonic() > deadline:
-                    connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]])
-            time.sleep(0.1)
+        end_dead_sessions(
+            connection, server, listener, wait=wait, application=application_name(topology)
+        )
+
+
+def end_dead_sessions(
+    connection: db.Connection,
+    server: str,
+    listener: Listener,
+    *,
+    wait: float,
+    application: str | None = None,
+) -> None:
+    """End sessions of that name, and of each `maintain` whose session with the locks is gone."""
+    query = (
+        "SELECT a.pid, a.state = 'active' AS active FROM pg_catalog.pg_stat_activity a "
+        "WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.datname = current_database() "
+        "AND (a.application_name = %(name)s OR "
+        "(a.application_name LIKE 'parlant-shard maintain ________ %%' AND NOT EXISTS "
+        "(SELECT FROM pg_catalog.pg_stat_activity l WHERE l.datname = a.datname "
+        "AND l.application_name = 'parlant-shard maintain-lock ' "
+        "|| pg_catalog.substr(a.application_name, 24, 8))))"
+    )
+    deadline = time.monotonic() + wait
+    told = False
+    while rows := connection.execute(query, {"name": application}).fetchall():
+        if not told:
+            listener("note", None, f'server "{server}": waiting for a dead run to end')
+            told = True
+        for row in rows:
+            if not row["active"] or time.monotonic() > deadline:
+                connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [row["pid"]])
+        time.sleep(0.1)
 
 
 def apply(
@@ -345,96 +273,34 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-class _Run:
-    """One execution of a plan."""
+class Executor:
+    """Runs steps, one at a time on a server: retried, probed, watched and journaled."""
 
     def __init__(
         self,
         topology: Topology,
-        state: State,
-        plan: Plan,
-        lock: db.Connection,
+        run_id: UUID,
         listener: Listener,
-        command: str,
-        saved: Plan | None,
+        *,
+        application: str,
+        peers: Mapping[str, Peer],
     ) -> None:
-        self.topology, self.plan, self.lock = topology, plan, lock
-        self.listener, self.command = listener, command
-        self.fingerprint = (saved or plan).fingerprint
-        self.peers = state.peers
-        self.run_id = uuid4()
-        self.started = False
+        self.topology, self.run_id, self.listener = topology, run_id, listener
+        self.application, self.peers = application, peers
         self.connections: dict[str, db.Connection] = {}
         self.stop = threading.Event()
 
-    def execute(self, shard_map: ShardMap) -> UUID:
-        try:
-            self._start_if_possible()
-            for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
-                self._phase(tuple(steps))
-                if phase <= Phase.INTERNAL_COORDINATOR:
-                    self._start_if_possible()
-            self._check_lock()
-            _store_map(self.lock, self.topology, shard_map)
-        except BaseException as error:
-            self._finish("failed" if isinstance(error, ShardError) else "interrupted", error)
-            raise
-        else:
-            self._finish("done", None)
-        finally:
-            for connection in self.connections.values():
-                connection.close()
-        return self.run_id
+    def _check_lock(self) -> None:
+        """Raise where the run lost its lock: another may have taken over."""
+        raise NotImplementedError
 
-    def _start_if_possible(self) -> None:
-        """Record the run as soon as the coordinator has the tables for it."""
-        if not self.started and journal.exists(self.lock):
-            journal.start(
-                self.lock,
-                self.run_id,
-                self.plan,
-                command=self.command,
-                fingerprint=self.fingerprint,
-            )
-            self.started = True
+    def _patience(self) -> float:
+        """How long a step is tried against locks of others, in seconds."""
+        return PATIENCE
 
-    def _finish(self, state: str, error: BaseException | None) -> None:
-        if not self.started:
-            return
-        detail = None if error is None else str(error) or type(error).__name__
-        try:
-            journal.finish(self.lock, self.run_id, state, detail)
-        except psycopg.Error:
-            if error is None:
-                raise
-            # The coordinator is gone: the next run marks this one as interrupted.
-
-    def _phase(self, steps: Sequence[Step]) -> None:
-        """Run the steps of one phase: servers in parallel, each in order."""
-        lanes: dict[str, list[Step]] = {}
-        for step in steps:
-            lanes.setdefault(step.server, []).append(step)
-        if len(lanes) == 1:
-            self._lane(steps)
-            return
-        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
-            futures = [pool.submit(self._lane, lane) for lane in lanes.values()]
-            try:
-                errors = [e for e in (f.exception() for f in futures) if e is not None]
-            except BaseException:
-                self._interrupt()
-                raise
-        if errors:
-            failed = [e for e in errors if isinstance(e, ShardError)]
-            if len(failed) < len(errors):
-                raise next(e for e in errors if not isinstance(e, ShardError))
-            if len(failed) > 1:
-                raise ApplyFailed(
-                    "; ".join(e.message for e in failed),
-                    code="PS511",
-                    hint=failed[0].hint or "run the same command again: it resumes",
-                )
-            raise failed[0]
+    def close(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
 
     def _interrupt(self) -> None:
         """Ctrl-C: cancel what runs, so that the lanes end now and not after an index build."""
@@ -442,12 +308,6 @@ class _Run:
         for connection in list(self.connections.values()):
             with suppress(psycopg.Error):
                 connection.cancel_safe(timeout=5.0)
-
-    def _lane(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            if self.stop.is_set():
-                return
-            self._step(step)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -457,31 +317,13 @@ class _Run:
             connection = db.connect(
                 db.conninfo(self.topology, server),
                 server=server,
-                application=application_name(self.topology),
+                application=self.application,
             )
             self.connections[server] = connection
             # After the connection, not before: whoever took the lock over ended the sessions that
             # it found. A process that was stopped and woke up gets past neither.
             self._check_lock()
         return connection
-
-    def _check_lock(self) -> None:
-        """Raise ApplyFailed (PS516) where the session that holds the lock is gone.
-
-        Raises CannotConnect where it is gone because the coordinator is.
-        """
-        try:
-            self.lock.execute("SELECT 1")
-        except psycopg.Error as error:
-            self.stop.set()
-            with db.session(self.topology, self.topology.coordinator):
-                pass
-            raise ApplyFailed(
-                f'the lock of topology "{self.topology.name}" was lost; another run may have taken '
-                "over",
-                code="PS516",
-                hint="look at `parlant-shard status`, then run the same command again: it resumes",
-            ) from error
 
     def _step(self, step: Step) -> None:
         began = time.monotonic()
@@ -527,7 +369,7 @@ class _Run:
     def _transactional(self, step: Step) -> None:
         """Try under a short lock timeout, pause, try again; the journal row commits with it."""
         statements = self._statements(step)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience()
         started = datetime.now(UTC)
         attempt = 0
         while True:
@@ -598,6 +440,7 @@ class _Run:
                     self.listener("note", step, "clearing what an earlier attempt left half done")
                     for text in step.probe.clear:
                         self._watched(connection, step, _sql(text))
+                    state = self._probe(connection, step)
                 if state != "done":
                     for statement in self._statements(step):
                         self._watched(connection, step, statement)
@@ -722,6 +565,123 @@ class _Run:
             pause = min(1.0, pause * 1.5)
 
 
+class _Run(Executor):
+    """One execution of a plan."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        state: State,
+        plan: Plan,
+        lock: db.Connection,
+        listener: Listener,
+        command: str,
+        saved: Plan | None,
+    ) -> None:
+        super().__init__(
+            topology,
+            uuid4(),
+            listener,
+            application=application_name(topology),
+            peers=state.peers,
+        )
+        self.plan, self.lock, self.command = plan, lock, command
+        self.fingerprint = (saved or plan).fingerprint
+        self.started = False
+
+    def execute(self, shard_map: ShardMap) -> UUID:
+        try:
+            self._start_if_possible()
+            for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
+                self._phase(tuple(steps))
+                if phase <= Phase.INTERNAL_COORDINATOR:
+                    self._start_if_possible()
+            self._check_lock()
+            _store_map(self.lock, self.topology, shard_map)
+        except BaseException as error:
+            self._finish("failed" if isinstance(error, ShardError) else "interrupted", error)
+            raise
+        else:
+            self._finish("done", None)
+        finally:
+            self.close()
+        return self.run_id
+
+    def _start_if_possible(self) -> None:
+        """Record the run as soon as the coordinator has the tables for it."""
+        if not self.started and journal.exists(self.lock):
+            journal.start(
+                self.lock,
+                self.run_id,
+                self.plan,
+                command=self.command,
+                fingerprint=self.fingerprint,
+            )
+            self.started = True
+
+    def _finish(self, state: str, error: BaseException | None) -> None:
+        if not self.started:
+            return
+        detail = None if error is None else str(error) or type(error).__name__
+        try:
+            journal.finish(self.lock, self.run_id, state, detail)
+        except psycopg.Error:
+            if error is None:
+                raise
+            # The coordinator is gone: the next run marks this one as interrupted.
+
+    def _phase(self, steps: Sequence[Step]) -> None:
+        """Run the steps of one phase: servers in parallel, each in order."""
+        lanes: dict[str, list[Step]] = {}
+        for step in steps:
+            lanes.setdefault(step.server, []).append(step)
+        if len(lanes) == 1:
+            self._lane(steps)
+            return
+        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+            futures = [pool.submit(self._lane, lane) for lane in lanes.values()]
+            try:
+                errors = [e for e in (f.exception() for f in futures) if e is not None]
+            except BaseException:
+                self._interrupt()
+                raise
+        if errors:
+            failed = [e for e in errors if isinstance(e, ShardError)]
+            if len(failed) < len(errors):
+                raise next(e for e in errors if not isinstance(e, ShardError))
+            if len(failed) > 1:
+                raise ApplyFailed(
+                    "; ".join(e.message for e in failed),
+                    code="PS511",
+                    hint=failed[0].hint or "run the same command again: it resumes",
+                )
+            raise failed[0]
+
+    def _lane(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if self.stop.is_set():
+                return
+            self._step(step)
+
+    def _check_lock(self) -> None:
+        """Raise ApplyFailed (PS516) where the session that holds the lock is gone.
+
+        Raises CannotConnect where it is gone because the coordinator is.
+        """
+        try:
+            self.lock.execute("SELECT 1")
+        except psycopg.Error as error:
+            self.stop.set()
+            with db.session(self.topology, self.topology.coordinator):
+                pass
+            raise ApplyFailed(
+                f'the lock of topology "{self.topology.name}" was lost; another run may have taken '
+                "over",
+                code="PS516",
+                hint="look at `parlant-shard status`, then run the same command again: it resumes",
+            ) from error
+
+
 def _sql(statement: str) -> SQL:
     return SQL(statement)
 
@@ -730,7 +690,7 @@ def _first_line(error: psycopg.Error) -> str:
     return db.redact((error.diag.message_primary or str(error)).strip().splitlines()[0])
 
 
-def with_secret(step: Step, peers: dict[str, Peer] | Any) -> tuple[str, ...]:
+def with_secret(step: Step, peers: Mapping[str, Peer] | Any) -> tuple[str, ...]:
     """Put the password in the place of its mark, quoted for where it stands."""
     if step.secret is None:
         return step.sql

@@ -285,6 +285,26 @@ class Managed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """A partition that `maintain` detaches or has detached: its range is not made again.
+
+    `state` is detaching, detached or archived. `detached_at` is by the clock of that run, in UTC.
+    """
+
+    name: str
+    relid: int
+    logical: str
+    shard: str
+    parent: str
+    lower: datetime | None
+    upper: datetime | None
+    state: str
+    detached_at: datetime | None = None
+    known: bool = True  # the very table is still there
+    present: bool = True  # and detached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
     """Everything of one server that a plan compares. Mappings are keyed by name."""
 
@@ -308,6 +328,7 @@ class Catalog:
     # Names taken by what we do not model, with what has them: "view", "sequence", "type" …
     other_relations: Mapping[str, str] = field(default_factory=dict)
     unsupported: tuple[str, ...] = field(default=(), compare=False)
+    retired: tuple[Retired, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

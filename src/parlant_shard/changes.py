@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from parlant_shard.catalog import (
@@ -45,6 +46,7 @@ class Why(StrEnum):
     REPLACED = "replaced"
     LEFTOVER = "leftover"
     REBUILT = "rebuilt"
+    OUTSIDE = "out-of-window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,36 @@ class CreatePartition(OnTable):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalizeDetach(OnTable):
     """`table` is the partition whose concurrent detach was interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachPartition(OnTable):
+    """Retire a partition: `table` is detached, at `now` by the clock of the run.
+
+    `at_once` where a default partition forbids doing it concurrently.
+    """
+
+    logical: str
+    now: datetime
+    at_once: bool = False
+    announced: bool = False  # an earlier run wrote the row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleDetach(OnTable):
+    """Finish what follows a detach that was interrupted: foreign keys go, the row says detached."""
+
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetDetach(OnTable):
+    """A detach that was announced does not come: the partition is not expired any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzeTable(OnTable):
+    """Take statistics: nobody else does it for a partitioned table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +257,7 @@ class RenameIndex(OnTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReindexAttached(OnTable):
-    """Repair an INVALID partition index that is attached, then attach it again."""
+    """Repair an INVALID index where it is; one that is attached is attached again."""
 
     index: Index
 
@@ -384,6 +416,10 @@ Change = (
     | CreateTable
     | CreatePartition
     | FinalizeDetach
+    | DetachPartition
+    | SettleDetach
+    | ForgetDetach
+    | AnalyzeTable
     | DropTable
     | RegisterTable
     | AddColumn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -425,24 +426,7 @@ def status(
         if options.json:
             _json({"runs": runs})
         else:
-            typer.echo(
-                render.table(
-                    ["started", "finished", "command", "state", "steps", "actor"],
-                    [
-                        [
-                            r["started_at"],
-                            r["finished_at"],
-                            r["command"],
-                            r["state"],
-                            r["steps"],
-                            r["actor"],
-                        ]
-                        for r in runs
-                    ],
-                )
-                if runs
-                else "no run is recorded"
-            )
+            typer.echo(render.history_text(runs) if runs else "no run is recorded")
         return Exit.DONE
     found = looking.status(topology)
     failed = [s for s in found["servers"] if "error" in s]
@@ -473,6 +457,45 @@ def doctor(
     else:
         typer.echo(report.to_text())
     return Exit.DONE if report.ok else Exit.FINDINGS
+
+
+@app.command()
+def maintain(
+    file: TopologyFile,
+    now: Annotated[
+        str | None, typer.Option("--now", metavar="TIMESTAMP", help="ISO 8601; bare means UTC.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, change nothing.")] = False,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option("--metrics-file", metavar="FILE", help="For Prometheus' textfile collector."),
+    ] = None,
+) -> int:
+    """The partition cron: premake, roll indexes, validate, detach. Safe to run twice at once."""
+    from parlant_shard import maintain as upkeep
+
+    moment = None if now is None else upkeep.moment(now)
+    topology = _load(file)
+    progress = _Progress()
+
+    def count(found: Plan) -> None:
+        progress.total = len(found.steps)
+        if dry_run and not options.json:
+            typer.echo(render.plan_text(found, sql=options.verbose))
+
+    report = upkeep.maintain(
+        topology, now=moment, dry_run=dry_run, listener=progress, confirm=count
+    )
+    if options.json:
+        _json(report.to_json())
+    else:
+        typer.echo(upkeep.report_text(report))
+    for failure in report.failures:
+        if not options.json:
+            _error(failure.code, failure.message, failure.hint)
+    if metrics_file is not None and not dry_run:
+        upkeep.write_metrics(metrics_file, upkeep.metrics(report, time.time()))
+    return report.exit_code
 
 
 # --- routing --------------------------------------------------------------------------------------
@@ -740,17 +763,8 @@ def _show_local(found: dict[str, local.LocalServer | None]) -> None:
     else:
         typer.echo(
             render.table(
-                ["server", "running", "port", "version", "directory"],
-                [
-                    [
-                        r["server"],
-                        "yes" if r["running"] else "no",
-                        r["port"],
-                        r["version"],
-                        r["directory"],
-                    ]
-                    for r in rows
-                ],
+                list(rows[0]),
+                [[*{**r, "running": "yes" if r["running"] else "no"}.values()] for r in rows],
             )
         )
 

@@ -33,6 +33,7 @@ from parlant_shard.catalog import (
     Policy,
     Publication,
     Relkind,
+    Retired,
     Subscription,
     Table,
     Trigger,
@@ -308,7 +309,7 @@ def _table(
         parent=_outside(relation["parent_schema"], relation["parent"], namespace)
         if is_partition
         else None,
-        bound=_bound(relation["bound"]) if is_partition else None,
+        bound=bound(relation["bound"]) if is_partition else None,
         foreign=Foreign(
             server=relation["foreign_server"], options=_options(relation["foreign_options"])
         )
@@ -339,7 +340,7 @@ def _trigger(row: Row) -> Trigger:
     return Trigger(name=row["name"], head=head, tail=tail, enabled=row["enabled"])
 
 
-def _bound(text: str | None) -> Bound | None:
+def bound(text: str | None) -> Bound | None:
     """Read a bound that PostgreSQL deparsed in UTC; None for what is no time range."""
     if text is None:
         return None
@@ -491,7 +492,10 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
     row = None
     if schema["ours"] == len(_TABLES):
         row = _one(connection, "internal_rows", topology=topology)
-    if row is None or (row["version"] >= 2 and not schema["map"]):
+    lacks = row is None or any(
+        row["version"] >= since and not schema[name] for since, name in ((2, "map"), (3, "retired"))
+    )
+    if row is None or lacks:
         raise ServerError(
             f'schema "parlant_shard" of database "{connection.info.dbname}" is not what '
             "parlant-shard made: some of its tables are missing or of somebody else",
@@ -505,6 +509,9 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
 
     return {
         "internal_version": row["version"],
+        "retired": tuple(Retired(**r) for r in _all(connection, "retired", topology=topology))
+        if row["version"] >= 3
+        else (),
         "managed": {
             (k, n): Managed(kind=k, name=n, logical=logical, shard=s)
             for k, n, logical, s in row["managed"] or ()
@@ -536,5 +543,7 @@ def _grouped(
 ) -> Mapping[int, list[Row]]:
     groups: dict[int, list[Row]] = defaultdict(list)
     for row in _all(connection, name, namespace=namespace):
+        if row.get("definition", "") is None and row.get("type") != "f":
+            continue  # dropped since our snapshot: PostgreSQL deparses what is there now
         groups[row[key]].append(row)
     return groups

@@ -53,18 +53,25 @@ def start(
     """Record a run; earlier ones of the topology that still say running are marked interrupted."""
     with connection.transaction():
         connection.execute(queries("journal")["interrupt_others"], {"topology": plan.topology})
-        connection.execute(
-            queries("journal")["start"],
-            {
-                "run_id": run_id,
-                "topology": plan.topology,
-                "command": command,
-                "fingerprint": fingerprint,
-                "sha256": plan.sha256,
-                "steps": len(plan.steps),
-                "step_ids": [s.id for s in plan.steps],
-            },
-        )
+        begin(connection, run_id, plan, command=command, fingerprint=fingerprint)
+
+
+def begin(
+    connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str
+) -> None:
+    """Record a run beside others that may live."""
+    connection.execute(
+        queries("journal")["start"],
+        {
+            "run_id": run_id,
+            "topology": plan.topology,
+            "command": command,
+            "fingerprint": fingerprint,
+            "sha256": plan.sha256,
+            "steps": len(plan.steps),
+            "step_ids": [s.id for s in plan.steps],
+        },
+    )
 
 
 def finish(connection: Connection, run_id: UUID, state: str, detail: str | None = None) -> None:

@@ -96,3 +96,25 @@ def _month(months: int) -> datetime:
 def seconds(interval: Interval) -> int:
     """The longest that an interval can be, in seconds: a window must not be too short."""
     return int((interval.bounds[1]) / timedelta(seconds=1))
+
+
+def covered_until(
+    existing: Iterable[tuple[datetime | None, datetime | None]], now: datetime
+) -> datetime | None:
+    """Until when every row of its moment finds a partition; `now` where none does, None for ever.
+
+    Inserts fail at the first gap from now on, however many partitions lie behind it.
+    """
+    at = now
+    for lower, upper in sorted(existing, key=lambda b: b[0] or datetime.min):
+        if (lower or datetime.min) > at:
+            break
+        if upper is None:
+            return None
+        at = max(at, upper)
+    return at
+
+
+def alarm(interval: Interval, premake: int) -> timedelta:
+    """The horizon below which something is wrong: one interval more than a late run explains."""
+    return interval.bounds[0] * max(premake - 1, 0.5)

@@ -25,13 +25,17 @@ from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
 
 
-def refuse_poolers(topology: Topology) -> None:
+def refuse_poolers(topology: Topology, *only: str) -> None:
     """Refuse an address that gives every transaction another backend, before anything is set there.
 
     Session settings would reach whoever is given the backend next; the advisory lock of a run and
     what its journal relies on would not hold. Raises CannotConnect where nobody answers.
     """
-    names = [name for name, server in topology.servers.items() if server.embedded is None]
+    names = [
+        name
+        for name, server in topology.servers.items()
+        if server.embedded is None and (not only or name in only)
+    ]
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
         found = {
             name: pool.submit(pooling_of, db.conninfo(topology, name), server=name)

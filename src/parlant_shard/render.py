@@ -76,6 +76,23 @@ def status_text(found: Mapping[str, Any]) -> str:
             ],
         ),
     ]
+    if found["horizons"]:
+        parts.append(
+            table(
+                ["table", "shard", "partitions", "inserts fail from", "in days", ""],
+                [
+                    [
+                        h["table"],
+                        h["shard"],
+                        h["partitions"],
+                        h["until"] or "never",
+                        "" if h["horizon_days"] is None else f"{h['horizon_days']:.1f}",
+                        "LOW: run maintain" if h["low"] else "",
+                    ]
+                    for h in found["horizons"]
+                ],
+            )
+        )
     pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
     if pending:
         parts.append("Detach pending: " + ", ".join(pending))
@@ -95,6 +112,13 @@ def status_text(found: Mapping[str, Any]) -> str:
             + (f"\n  {run_['detail']}" if run_["detail"] else "")
         )
     return "\n\n".join(parts)
+
+
+def history_text(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Every run, newest first."""
+    header = ["started", "finished", "command", "state", "steps", "actor"]
+    keys = ["started_at", "finished_at", *header[2:]]
+    return table(header, [[r[key] for key in keys] for r in runs])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -10,6 +10,8 @@ from parlant_shard import db, journal
 from parlant_shard.apply import lock_is_free
 from parlant_shard.db import Connection
 from parlant_shard.errors import CannotConnect, ShardError
+from parlant_shard.horizon import cuts, horizon_json
+from parlant_shard.introspect import bound
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
@@ -50,13 +52,20 @@ def status(topology: Topology) -> dict[str, Any]:
         "shards": shards,
         "tables": [{"server": n, **t} for n, s in found.items() for t in s["tables"]],
         "partitions": [{"server": n, **p} for n, s in found.items() for p in s["partitions"]],
+        "horizons": [h for s in found.values() for h in s["horizons"]],
         "replication": found[topology.coordinator]["replication"],
         "run": found[topology.coordinator].get("run"),
     }
 
 
 def _server(topology: Topology, name: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {"tables": [], "partitions": [], "placements": [], "replication": []}
+    empty: dict[str, Any] = {
+        "tables": [],
+        "partitions": [],
+        "horizons": [],
+        "placements": [],
+        "replication": [],
+    }
     try:
         with db.session(topology, name) as connection:
             version = connection.info.parameter_status("server_version")
@@ -74,12 +83,38 @@ def _server(topology: Topology, name: str) -> dict[str, Any]:
                 "replication": [],
                 "version": version,
             }
+            found["horizons"] = _horizons(topology, name, connection, found["partitions"])
             if name == topology.coordinator:
                 found["replication"] = _rows(connection, "replication", params)
                 found["run"] = _last_run(connection, topology.name)
             return found
     except CannotConnect as error:
         return {**empty, "error": error.message, "hint": error.hint}
+
+
+def _horizons(
+    topology: Topology, server: str, connection: Connection, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The days until inserts find no partition, by the database's clock."""
+    row = connection.execute(
+        "SELECT pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()) AS now"
+    ).fetchone()
+    assert row is not None
+    attached = [
+        {**r, "bound": bound(r["bound"])}
+        for r in rows
+        if r["bound"] is not None and not r["detach_pending"]
+    ]
+    return [
+        {
+            "server": server,
+            "shard": cut.shard,
+            "table": cut.logical,
+            "partitions": cut.partitions,
+            **horizon_json(cut.horizon),
+        }
+        for cut in cuts(topology, server, attached, row["now"], {})
+    ]
 
 
 def _rows(connection: Connection, name: str, params: dict[str, str]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ import psycopg
 import pytest
 
 from parlant_shard import apply as running
-from parlant_shard import local, planner
+from parlant_shard import local, locks, planner
 from parlant_shard.errors import Locked
 from parlant_shard.topology import load_topology
 from servers import Clusters, database_name, scratch_directory
@@ -949,7 +949,7 @@ def test_stopped_holder_loses_the_lock(
         )
         with pytest.raises(Locked):
             scene.apply("first")  # it may only be slow
-        monkeypatch.setattr(running, "SILENCE", 1.0)
+        monkeypatch.setattr(locks, "SILENCE", 1.0)
         for function in (
             running.run_lock.__wrapped__,  # type: ignore[attr-defined]  # under contextmanager
             running.clear_dead_sessions,

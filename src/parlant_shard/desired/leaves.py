@@ -39,7 +39,15 @@ class Leaves(ShardTables):
         oldest = partitions.before(partition.retention, self.now) if partition.retention else None
         free = partitions.uncovered(
             partitions.wanted(partition.every, self.now, partition.premake, oldest),
-            [(t.bound.lower, t.bound.upper) for t in existing if t.bound and not t.bound.default],
+            [
+                *(
+                    (t.bound.lower, t.bound.upper)
+                    for t in existing
+                    if t.bound and not t.bound.default
+                ),
+                # `maintain` retired these, by whatever clock: they do not come back.
+                *((r.lower, r.upper) for r in self.live[server].retired if r.parent == parent.name),
+            ],
         )
         attached = {t.name for t in existing}
         for lower, upper in free:

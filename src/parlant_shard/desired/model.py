@@ -11,7 +11,7 @@ from parlant_shard.catalog import (
 from parlant_shard.names import suffixed
 from parlant_shard.topology import Topology
 
-INTERNAL_VERSION = 2
+INTERNAL_VERSION = 3
 
 # A rolling index carries this date in the base catalogue; see `roll`.
 SENTINEL = "2000-01-01"

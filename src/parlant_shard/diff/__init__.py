@@ -9,17 +9,23 @@ from __future__ import annotations
 from parlant_shard.diff.compare import diff
 from parlant_shard.diff.constraints import listed, narrows
 from parlant_shard.diff.context import Context
-from parlant_shard.diff.indexes import same_index
-from parlant_shard.diff.leftovers import FILLING, NEW, not_null_proof, temporary
+from parlant_shard.diff.indexes import partitioned_index, rolled_from, rolled_to, same_index
+from parlant_shard.diff.leftovers import FILLING, LEFTOVER, NEW, not_null_proof, temporary
+from parlant_shard.diff.partitions import by_parent
 
 __all__ = [
     "FILLING",
+    "LEFTOVER",
     "NEW",
     "Context",
+    "by_parent",
     "diff",
     "listed",
     "narrows",
     "not_null_proof",
+    "partitioned_index",
+    "rolled_from",
+    "rolled_to",
     "same_index",
     "temporary",
 ]

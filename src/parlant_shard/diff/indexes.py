@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from parlant_shard import changes as c
@@ -34,6 +35,19 @@ def same_index(live: Index, desired: Index) -> bool:
     return masked[0] == masked[1] and old[1] <= new[1]
 
 
+def rolled_from(definition: str) -> date | None:
+    """The date that a rolling index starts at; None where it has none."""
+    match = _ROLLING.search(definition)
+    return None if match is None else date.fromisoformat(match[1])
+
+
+def rolled_to(definition: str, start: date) -> str:
+    """The definition with another date."""
+    match = _ROLLING.search(definition)
+    assert match is not None
+    return definition[: match.start(1)] + start.isoformat() + definition[match.end(1) :]
+
+
 def indexes(
     on: dict[str, Any],
     live: Table,
@@ -52,7 +66,7 @@ def indexes(
             if begun is not None:
                 yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)
             if partitioned:
-                yield from _partitioned_index(on, old, index, leaves, live_leaves)
+                yield from partitioned_index(on, old, index, leaves, live_leaves)
             elif not old.valid:
                 yield c.DropIndex(**on, index=old, why=c.Why.REBUILT)
                 yield c.CreateIndex(**on, index=index)
@@ -79,7 +93,7 @@ def indexes(
         if begun is None:
             yield c.CreateIndex(**on, index=successor, successor=True, leaves=standing)
         elif partitioned:
-            yield from _partitioned_index(on, begun, successor, leaves, live_leaves, successor=True)
+            yield from partitioned_index(on, begun, successor, leaves, live_leaves, successor=True)
         elif not begun.valid:
             yield c.DropIndex(**on, index=begun, why=c.Why.LEFTOVER)
             yield c.CreateIndex(**on, index=successor)
@@ -126,7 +140,7 @@ def leaf_rename(on: dict[str, Any], parent: Table, leaf: Table, index: str) -> I
     yield c.RenameIndex(**here, old=old, new=new)
 
 
-def _partitioned_index(
+def partitioned_index(
     on: dict[str, Any],
     old: Index,
     index: Index,

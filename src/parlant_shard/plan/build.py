@@ -21,6 +21,7 @@ from parlant_shard.plan.placement import Placements
 from parlant_shard.plan.properties import Properties
 from parlant_shard.plan.replication import Replication
 from parlant_shard.plan.tables import Tables
+from parlant_shard.plan.upkeep import Upkeep
 
 
 def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
@@ -37,6 +38,7 @@ def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
         if {Hazard.TABLE_REWRITE, Hazard.INDEX_BUILD} & set(draft.hazards):
             # What is said to take as long as the table is large must be given that time.
             statement_timeout = TIMEOUTS[Kind.VALIDATE][1]
+        statement_timeout = draft.statement_timeout or statement_timeout
         steps.append(
             Step(
                 id=digest if count == 1 else f"{digest}-{count}",
@@ -102,6 +104,7 @@ class _Steps(
     Federation,
     Replication,
     Placements,
+    Upkeep,
 ):
     """The builders of all nouns together: one change in, its steps out."""
 
@@ -118,6 +121,8 @@ class _Steps(
                 yield from self._database(change)
             case c.CreateTable() | c.CreatePartition() | c.FinalizeDetach() | c.DropTable():
                 yield from self._whole_table(change)
+            case c.DetachPartition() | c.SettleDetach() | c.ForgetDetach() | c.AnalyzeTable():
+                yield from self._upkeep(change)
             case c.RegisterTable():
                 yield self._on(
                     change,

@@ -43,6 +43,7 @@ class Draft:
     hazards: tuple[Hazard, ...] = ()
     probe: Probe | None = None
     secret: str | None = None
+    statement_timeout: int | None = None  # milliseconds, where its kind's does not do
 
     @property
     def transactional(self) -> bool:
@@ -66,6 +67,7 @@ class Builder:
         lock: Lock | None = Lock.ACCESS_EXCLUSIVE,
         hazards: tuple[Hazard, ...] = (),
         probe: Probe | None = None,
+        statement_timeout: int | None = None,
     ) -> Draft:
         return Draft(
             phase=phase or self._phase(change),
@@ -77,6 +79,7 @@ class Builder:
             lock=lock,
             hazards=hazards,
             probe=probe,
+            statement_timeout=statement_timeout,
         )
 
     def _phase(self, change: c.OnTable) -> Phase:
@@ -151,6 +154,8 @@ class Builder:
             kind=Kind.CONCURRENT,
             lock=Lock.SHARE_UPDATE_EXCLUSIVE,
             hazards=hazards,
+            # Not worth a long wait for readers: what is left INVALID the next run drops.
+            statement_timeout=60_000 if why is c.Why.OUTSIDE else None,
             probe=Probe(
                 query=render(
                     SQL(

@@ -39,7 +39,7 @@ class Indexes(Builder):
                 leaf_index = self.ddl.name(index.name)
                 yield self._on(
                     change,
-                    f'rebuild the INVALID index "{index.name}" of partition "{table.name}"',
+                    f'rebuild the INVALID index "{index.name}" of "{table.name}"',
                     SQL("REINDEX INDEX CONCURRENTLY {}").format(leaf_index),
                     kind=Kind.CONCURRENT,
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,
@@ -51,8 +51,8 @@ class Indexes(Builder):
                         )
                     ),
                 )
-                assert index.parent is not None
-                yield self._attach_index(change, index.parent, index.name)
+                if index.parent is not None:
+                    yield self._attach_index(change, index.parent, index.name)
             case c.CommentIndex(index=index):
                 yield self._on(
                     change,

@@ -86,3 +86,22 @@ CREATE TABLE parlant_shard.map (
 );
 COMMENT ON TABLE parlant_shard.map IS 'Coordinator: the shard map that routers follow. The epoch grows with every change.';
 UPDATE parlant_shard.meta SET version = 2;
+
+-- name: upgrade_2
+-- From version 2 to 3: the partitions that were retired.
+CREATE TABLE parlant_shard.retired (
+  topology text NOT NULL,
+  name text NOT NULL,
+  relid oid NOT NULL,
+  logical text NOT NULL,
+  shard text NOT NULL,
+  parent text NOT NULL,
+  lower_bound timestamp,
+  upper_bound timestamp,
+  state text NOT NULL CHECK (state IN ('detaching', 'detached', 'archived')),
+  detached_at timestamp,
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (topology, name)
+);
+COMMENT ON TABLE parlant_shard.retired IS 'Partitions that maintain detached, with their bounds in UTC. Their ranges are not made again.';
+UPDATE parlant_shard.meta SET version = 3;

@@ -271,8 +271,20 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
          AS ours,
        EXISTS (SELECT FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'map') AS map,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'retired') AS retired,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
+
+-- name: retired
+-- Partitions that `maintain` detaches or has detached.
+SELECT r.name, r.relid::bigint AS relid, r.logical, r.shard, r.parent, r.lower_bound AS lower,
+       r.upper_bound AS upper, r.state, r.detached_at,
+       c.oid IS NOT NULL AS known, c.oid IS NOT NULL AND NOT c.relispartition AS present
+  FROM parlant_shard.retired r
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relid AND c.relname = r.name
+ WHERE r.topology = %(topology)s
+ ORDER BY r.parent, r.lower_bound, r.name;
 
 -- name: internal_rows
 -- Our own rows, one object per list.

@@ -1,0 +1,14 @@
+#!/bin/sh
+# A year of the partition cron on a local server, month by month. Stops the server at the end.
+set -eu
+cd "$(dirname "$0")"
+PARLANT_SHARD=${PARLANT_SHARD:-parlant-shard}
+trap '$PARLANT_SHARD local down topology.yaml' EXIT
+$PARLANT_SHARD apply topology.yaml --yes
+year=$(($(date -u +%Y) + 1))
+for month in 01 04 07 10; do
+    $PARLANT_SHARD maintain topology.yaml --now "$year-$month-01T00:07:00Z" --metrics-file shards.prom
+done
+grep horizon_seconds shards.prom
+rm -f shards.prom
+$PARLANT_SHARD status topology.yaml

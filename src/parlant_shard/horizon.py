@@ -1,0 +1,102 @@
+"""How far the partitions of each table reach: the days until inserts would fail. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from parlant_shard.partitions import alarm, covered_until
+from parlant_shard.topology import Partition, Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Horizon:
+    """How long inserts into a table cut by time will find a partition."""
+
+    until: datetime | None  # None: for ever
+    left: timedelta | None
+    alarm: timedelta
+    low: bool  # below the alarm, and no default partition that would take the rows
+
+
+def horizon(
+    partition: Partition,
+    existing: Iterable[tuple[datetime | None, datetime | None]],
+    now: datetime,
+    *,
+    has_default: bool,
+) -> Horizon:
+    until = covered_until(existing, now)
+    threshold = alarm(partition.every, partition.premake)
+    left = None if until is None else until - now
+    return Horizon(
+        until=until,
+        left=left,
+        alarm=threshold,
+        low=left is not None and left < threshold and not has_default,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """One shard table that is cut by time, after the run."""
+
+    server: str
+    shard: str
+    logical: str
+    table: str
+    partitions: int
+    horizon: Horizon
+    default: str | None = None
+    default_rows: int = 0
+
+
+def horizon_json(found: Horizon) -> dict[str, Any]:
+    """The horizon in days until inserts fail; null where there is no end."""
+    days = None if found.left is None else round(found.left.total_seconds() / 86_400, 3)
+    return {
+        "until": utc(found.until),
+        "horizon_days": days,
+        "alarm_days": round(found.alarm.total_seconds() / 86_400, 3),
+        "low": found.low,
+    }
+
+
+def utc(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment.isoformat()}Z"
+
+
+def cuts(
+    topology: Topology,
+    server: str,
+    rows: Iterable[Mapping[str, Any]],
+    now: datetime,
+    default_rows: Mapping[str, int],
+) -> Iterator[Cut]:
+    """Group partitions by their table."""
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(row["parent"], []).append(row)
+    for table, members in tables.items():
+        options = topology.tables.get(members[0]["logical"])
+        if options is None or options.partition is None:
+            continue
+        bounds = [(m["bound"], m["partition"]) for m in members if m["bound"] is not None]
+        default = next((name for b, name in bounds if b.default), None)
+        yield Cut(
+            server=server,
+            shard=members[0]["shard"],
+            logical=members[0]["logical"],
+            table=table,
+            partitions=len(bounds),
+            horizon=horizon(
+                options.partition,
+                [(b.lower, b.upper) for b, _ in bounds if not b.default],
+                now,
+                has_default=default is not None,
+            ),
+            default=default,
+            default_rows=default_rows.get(default or "", 0),
+        )

@@ -1,0 +1,309 @@
+"""What a run did and found, for people, as JSON data and for Prometheus."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from parlant_shard import db
+from parlant_shard.catalog import Retired
+from parlant_shard.errors import Exit, ShardError
+from parlant_shard.horizon import Cut, cuts, horizon_json, utc
+from parlant_shard.maintain.site import Site
+from parlant_shard.maintain.tasks import Found
+from parlant_shard.plan import Plan
+from parlant_shard.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong, and where. It stopped nothing else."""
+
+    server: str
+    code: str
+    message: str
+    hint: str | None
+    shard: str | None = None
+    table: str | None = None
+
+    @classmethod
+    def of(
+        cls, error: ShardError, *, server: str, shard: str | None = None, table: str | None = None
+    ) -> Failure:
+        return cls(
+            server=server,
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            shard=shard,
+            table=table,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A detached partition that is kept; from `due` on it may be archived."""
+
+    server: str
+    retired: Retired
+    due: datetime
+    archive: bool  # whether the topology wants it archived
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """The outcome. Everything is by the clock of the run, `now`, in UTC."""
+
+    topology: str
+    now: datetime
+    dry_run: bool
+    plan: Plan
+    servers: tuple[str, ...]
+    unreachable: tuple[str, ...]
+    elsewhere: tuple[tuple[str, str], ...]  # (server, table) that another maintainer works on
+    run_id: UUID | None = None
+    done: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    postponed: list[str] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> Exit:
+        if set(self.unreachable) == set(self.servers):
+            return Exit.CANNOT_CONNECT
+        return Exit.FAILED if self.failures else Exit.DONE
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        found = list(self.plan.notices)
+        if self.elsewhere:
+            servers = ", ".join(sorted({f'"{s}"' for s, _ in self.elsewhere}))
+            found.append(
+                f"another maintain works on {len(self.elsewhere)} tables of server {servers}: "
+                "they are left to it"
+            )
+        for cut in self.cuts:
+            if cut.default_rows:
+                found.append(
+                    f'default partition "{cut.default}" on server "{cut.server}" holds '
+                    f"{cut.default_rows} rows: where a row's range gets a partition of its own, "
+                    "making that partition fails until the rows are moved"
+                )
+            if cut.horizon.low:
+                found.append(
+                    f'inserts into "{cut.table}" on server "{cut.server}" will fail from '
+                    f"{cut.horizon.until} UTC on"
+                )
+        due = [w for w in self.waiting if w.archive and w.due <= self.now]
+        if due:
+            found.append(
+                f"{len(due)} detached partitions wait for their archive, which this release does "
+                "not make yet: they are kept"
+            )
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "topology": self.topology,
+            "now": f"{self.now.isoformat()}Z",
+            "dry_run": self.dry_run,
+            "run_id": self.run_id,
+            "steps": [s.to_json() for s in self.plan.steps],
+            "done": self.done,
+            "seconds": round(self.seconds, 3),
+            "failures": [
+                {
+                    "server": f.server,
+                    "shard": f.shard,
+                    "table": f.table,
+                    "code": f.code,
+                    "message": f.message,
+                    "hint": f.hint,
+                }
+                for f in self.failures
+            ],
+            "postponed": list(self.postponed),
+            "notices": list(self.notices),
+            "elsewhere": [{"server": s, "table": t} for s, t in self.elsewhere],
+            "tables": [
+                {
+                    "server": c.server,
+                    "shard": c.shard,
+                    "table": c.logical,
+                    "partitions": c.partitions,
+                    **horizon_json(c.horizon),
+                    "default_rows": c.default_rows,
+                }
+                for c in self.cuts
+            ],
+            "detached": [
+                {
+                    "server": w.server,
+                    "shard": w.retired.shard,
+                    "table": w.retired.logical,
+                    "partition": w.retired.name,
+                    "from": utc(w.retired.lower),
+                    "to": utc(w.retired.upper),
+                    "detached_at": utc(w.retired.detached_at),
+                    "due": utc(w.due),
+                }
+                for w in self.waiting
+            ],
+        }
+
+
+def figures(
+    report: Report, topology: Topology, sites: Iterable[Site], found: Mapping[str, Found]
+) -> None:
+    """Look at the servers once more: how far partitions reach, and what waits."""
+    for site in sites:
+        try:
+            report.cuts += cuts(
+                topology,
+                site.server,
+                site.partitions(),
+                report.now,
+                found[site.server].default_rows,
+            )
+            for row in site.retired():
+                options = topology.tables.get(row.logical)
+                if not row.present or row.state != "detached" or row.detached_at is None:
+                    continue
+                if options is None or options.partition is None:
+                    continue
+                report.waiting.append(
+                    Waiting(
+                        server=site.server,
+                        retired=row,
+                        due=row.detached_at + options.partition.grace.timedelta,
+                        archive=options.partition.archive is not None,
+                    )
+                )
+        except psycopg.Error as error:
+            wrapped = db.wrap(error, server=site.server, doing="looking at the partitions")
+            report.failures.append(Failure.of(wrapped, server=site.server))
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def report_text(report: Report) -> str:
+    """One line for a mail of cron, and more only where there is something to say."""
+    lines = [f"notice: {n}" for n in report.notices]
+    lines += [f"put off: {p}" for p in report.postponed]
+    lows = [c.horizon for c in report.cuts if c.horizon.left is not None]
+    reach = ""
+    if lows:
+        nearest = min(lows, key=lambda h: h.until or datetime.max)
+        assert nearest.left is not None
+        reach = f"; partitions reach until {nearest.until} UTC ({nearest.left.days} days) at least"
+    did = f"{report.done} steps done in {report.seconds:.1f} s" if report.done else "nothing to do"
+    if report.failures:
+        did += f", {len(report.failures)} failed"
+    if report.dry_run:
+        did = f"{len(report.plan.steps)} steps to do"
+    lines.append(f'Topology "{report.topology}": {did}{reach}.')
+    return "\n".join(lines)
+
+
+# --- Prometheus -----------------------------------------------------------------------------------
+
+_HELP = {
+    "partition_horizon_seconds": "Time until inserts into a table find no partition.",
+    "partition_horizon_alarm_seconds": "The horizon below which something is wrong.",
+    "partition_horizon_low": "Whether the horizon is below its alarm.",
+    "partitions": "Attached partitions of a table.",
+    "partitions_detached": "Partitions that are detached and kept.",
+    "partitions_archive_due": "Detached partitions whose grace has passed.",
+    "default_partition_rows": "Rows in the default partition, counted up to a million.",
+    "server_up": "Whether the last run of maintain could work on a server.",
+    "maintain_last_run_timestamp_seconds": "When maintain ran last.",
+    "maintain_last_run_success": "Whether that run did all it should.",
+    "maintain_last_run_failures": "What went wrong in that run.",
+    "maintain_last_run_postponed": "Detaches that it put off, because readers were in the way.",
+    "maintain_last_run_steps": "The steps of that run.",
+    "maintain_last_run_duration_seconds": "How long that run took.",
+}
+
+
+def metrics(report: Report, wall_clock: float) -> str:
+    """The report in Prometheus' text format, for the textfile collector of node_exporter."""
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in _HELP}
+    whole = {"topology": report.topology}
+
+    def put(name: str, labels: dict[str, str], value: float) -> None:
+        samples[name].append((labels, value))
+
+    for cut in report.cuts:
+        labels = {**whole, "server": cut.server, "shard": cut.shard, "table": cut.logical}
+        left = cut.horizon.left
+        put(
+            "partition_horizon_seconds",
+            labels,
+            float("inf") if left is None else max(0.0, left.total_seconds()),
+        )
+        put("partition_horizon_alarm_seconds", labels, cut.horizon.alarm.total_seconds())
+        put("partition_horizon_low", labels, cut.horizon.low)
+        put("partitions", labels, cut.partitions)
+        mine = [
+            w for w in report.waiting if (w.server, w.retired.parent) == (cut.server, cut.table)
+        ]
+        put("partitions_detached", labels, len(mine))
+        put("partitions_archive_due", labels, sum(w.due <= report.now for w in mine))
+        if cut.default is not None:
+            put("default_partition_rows", labels, cut.default_rows)
+    broken = {f.server for f in report.failures if f.table is None}
+    for server in report.servers:
+        put("server_up", {**whole, "server": server}, server not in broken)
+    put("maintain_last_run_timestamp_seconds", whole, wall_clock)
+    put("maintain_last_run_success", whole, not report.failures)
+    put("maintain_last_run_failures", whole, len(report.failures))
+    put("maintain_last_run_postponed", whole, len(report.postponed))
+    put("maintain_last_run_steps", whole, report.done)
+    put("maintain_last_run_duration_seconds", whole, round(report.seconds, 3))
+    lines = []
+    for name, values in samples.items():
+        if not values:
+            continue
+        full = f"parlant_shard_{name}"
+        lines += [f"# HELP {full} {_HELP[name]}", f"# TYPE {full} gauge"]
+        lines += [f"{full}{_labels(labels)} {_number(value)}" for labels, value in values]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    return "{" + ",".join(f'{k}="{escaped(v)}"' for k, v in labels.items()) + "}"
+
+
+def _number(value: float) -> str:
+    if value == float("inf"):
+        return "+Inf"
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def write_metrics(file: Path, text: str) -> None:
+    """Replace the file in one step: a collector never reads half of it. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # the collector is another user
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

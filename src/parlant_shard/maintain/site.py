@@ -1,0 +1,159 @@
+"""One server during a run: the session with the locks, what is read under them, what is left."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from parlant_shard import canonical, db, journal, preflight
+from parlant_shard.apply import Listener, end_dead_sessions
+from parlant_shard.catalog import Catalog, Retired
+from parlant_shard.desired import INTERNAL_VERSION
+from parlant_shard.errors import SchemaError, ShardError
+from parlant_shard.introspect import bound, facts, introspect
+from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
+from parlant_shard.maintain.tasks import Found
+from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Topology
+
+# Rows of a default partition are counted up to here.
+COUNTED = 1_000_000
+
+
+class Site:
+    """A server of the topology. `open` takes the locks; they fall with the session."""
+
+    def __init__(self, topology: Topology, server: str, token: str) -> None:
+        self.topology, self.server, self.token = topology, server, token
+        self.mine: frozenset[str] = frozenset()
+        self.elsewhere: frozenset[str] = frozenset()  # tables that another maintainer works on
+        self._stack = ExitStack()
+        self._connection: db.Connection | None = None
+
+    @property
+    def connection(self) -> db.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def open(self) -> None:
+        """Connect; on the coordinator, keep `apply` away. Raises Locked (PS501), CannotConnect."""
+        preflight.refuse_poolers(self.topology, self.server)
+        connection = db.connect(
+            db.conninfo(self.topology, self.server),
+            server=self.server,
+            application=f"parlant-shard maintain-lock {self.token}",
+        )
+        self._stack.callback(connection.close)
+        try:
+            if self.server == self.topology.coordinator:
+                take_topology(connection, self.topology.name, shared=True)
+        except BaseException:
+            self.close()
+            raise
+        self._connection = connection
+        self._stack.enter_context(heartbeat(connection))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def read(self, listener: Listener) -> Found:
+        """Take the locks on the tables, end what dead runs left, and read."""
+        try:
+            if not journal.exists(self.connection):
+                raise ShardError(
+                    f'topology "{self.topology.name}" has not been applied on server '
+                    f'"{self.server}" yet',
+                    code="PS520",
+                    hint=f"run `parlant-shard apply {self.topology.file}` first",
+                )
+            self._lock_tables()
+            end_dead_sessions(self.connection, self.server, listener, wait=LEFTOVER_WAIT)
+            return self._read()
+        except psycopg.Error as error:
+            raise db.wrap(error, server=self.server, doing="reading its catalogue") from error
+
+    def _rows(self, name: str, **params: Any) -> list[dict[str, Any]]:
+        given = {"topology": self.topology.name, "namespace": self.topology.namespace, **params}
+        return self.connection.execute(queries("maintain")[name], given).fetchall()
+
+    def _lock_tables(self) -> None:
+        """One lock for each partitioned table, and one for all the others of the server."""
+        keys: dict[str, set[str]] = {}
+        for row in self._rows("tables"):
+            what = row["name"] if row["partitioned"] else ""
+            key = f"parlant-shard maintain {self.topology.namespace}.{what}"
+            keys.setdefault(key, set()).add(row["name"])
+        rows = self._rows("lock", keys=list(keys))
+        held = {r["name"] for r in rows if r["held"]}
+        for key in sorted(keys.keys() - held):
+            # Of a dead run, it is free in a moment; of a living one, so are all the others.
+            if acquire(self.connection, key) is not None:
+                break
+            held.add(key)
+        self.mine = frozenset(name for key in held for name in keys[key])
+        self.elsewhere = frozenset(name for key in keys.keys() - held for name in keys[key])
+
+    def _read(self) -> Found:
+        namespace = self.topology.namespace
+        about = facts(self.connection, self.server, namespace)
+        if not self.mine and self.elsewhere:
+            # Another maintainer is changing all of it under our eyes.
+            return Found(server=self.server, facts=about, catalog=Catalog(), tables=self.mine)
+        catalog = introspect(self.connection, namespace=namespace, topology=self.topology.name)
+        if catalog.internal_version != INTERNAL_VERSION:
+            raise SchemaError(
+                f'server "{self.server}" has version {catalog.internal_version} of the schema '
+                f"parlant_shard; this release knows version {INTERNAL_VERSION}",
+                code="PS220",
+                hint=f"run `parlant-shard apply {self.topology.file}`"
+                if catalog.internal_version < INTERNAL_VERSION
+                else "upgrade parlant-shard on this machine",
+            )
+        defaults = {}
+        for table in catalog.tables.values():
+            if table.parent in self.mine and table.bound and table.bound.default:
+                row = self.connection.execute(
+                    SQL("SELECT count(*) AS rows FROM (SELECT FROM {} LIMIT {}) AS counted").format(
+                        Identifier(namespace, table.name), COUNTED
+                    )
+                ).fetchone()
+                defaults[table.name] = int(row["rows"]) if row else 0
+        return Found(
+            server=self.server,
+            facts=about,
+            catalog=catalog,
+            tables=self.mine,
+            analyzed={r["name"]: r["at"] for r in self._rows("analyzed")},
+            default_rows=defaults,
+        )
+
+    def users(self, table: str) -> dict[tuple[int | None, str], dict[str, Any]]:
+        """The transactions that use a table now."""
+        name = f"{canonical.quote(self.topology.namespace)}.{canonical.quote(table)}"
+        return {(r["pid"], r["transaction"]): r for r in self._rows("users", table=name)}
+
+    def interrupt_dead(self, *, alone: bool) -> None:
+        self.connection.execute(
+            queries("maintain")["interrupt_dead"],
+            {"topology": self.topology.name, "alone": alone},
+        )
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """Every partition with its bound, as it is now; a row without one for a table with none."""
+        return [
+            {**r, "bound": bound(r["bound"]) if r["partition"] else None}
+            for r in self._rows("bounds")
+        ]
+
+    def retired(self) -> list[Retired]:
+        rows = self.connection.execute(
+            queries("introspect")["retired"], {"topology": self.topology.name}
+        ).fetchall()
+        return [Retired(**r) for r in rows]

@@ -1,0 +1,448 @@
+"""A maintainer that is killed, meets another, meets `apply`, or finds a server gone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from protocol import Layout, World, layout
+from test_crash import environment
+from test_maintain import bounds, cut, maintain, months, now_of, put, settled
+
+from parlant_shard import maintain as upkeep
+from parlant_shard.apply import apply
+from parlant_shard.cli import run
+from parlant_shard.errors import Exit, Locked
+from parlant_shard.locks import run_lock
+from servers import Clusters, database_name
+
+pytestmark = pytest.mark.matrix
+
+TWO = layout(
+    {"s1": ["a"], "s2": ("east", ["b"])},
+    tables=cut("1 month", 2, retention="2 months"),
+    indexes={
+        "log_recent_idx": {"on": "log", "columns": ["body", "at desc"], "window": "40 days"},
+    },
+)
+SHARDS = {"s1": "core", "s2": "east"}
+
+
+@pytest.fixture
+def world(tmp_path: Path, clusters: Clusters) -> World:
+    """Give the databases of two servers."""
+    return World(tmp_path, clusters, over=2)
+
+
+def written(world: World, what: Layout) -> Path:
+    """Write the topology with its connection strings, for another process."""
+    file = world.load(what).file
+    text = file.read_text()
+    for name, dsn in world.dsns.items():
+        text = text.replace(f"${{{name}}}", dsn)
+    file.write_text(text)
+    return file
+
+
+def everything(world: World) -> dict[str, int]:
+    """Count the rows of every table that was ever a partition, attached or not."""
+    found = {}
+    for shard, server in SHARDS.items():
+        for (name,) in world.rows(
+            f"SELECT relname FROM pg_class WHERE relname LIKE 'log\\_{shard}\\_p%' "
+            "AND relkind = 'r'",
+            server=server,
+        ):
+            found[name] = world.value(f'SELECT count(*) FROM "{name}"', server=server)
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def fill(world: World, start: datetime) -> None:
+    for shard, server in SHARDS.items():
+        tenant = {"s1": "a", "s2": "b"}[shard]
+        world.execute(
+            f"INSERT INTO account_{shard} (workspace_id) VALUES ('{tenant}')",
+            f"INSERT INTO item_{shard} (workspace_id, account_id) "
+            f"SELECT '{tenant}', id FROM account_{shard}",
+            f"INSERT INTO log_{shard} (workspace_id, item_id, at) SELECT '{tenant}', id, "
+            f"'{months(start, 0).isoformat()}Z'::timestamptz + make_interval(days => d) "
+            f"FROM item_{shard}, generate_series(-50, 50, 5) d",
+            server=server,
+        )
+
+
+KILLER = r"""
+import os, signal, sys, threading, traceback
+from datetime import datetime
+import parlant_shard.apply as running
+from parlant_shard import maintain
+from parlant_shard.topology import load_topology
+
+file, now, moment, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+topology = load_topology(file)
+
+def attempt():
+    seen, lock = [0], threading.Lock()
+
+    def event(name):
+        with lock:
+            seen[0] += name == moment
+            if seen[0] == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    original = running.journal.record
+
+    def record(*args, **options):
+        original(*args, **options)
+        event("record")
+
+    running.journal.record = record
+    report = maintain.maintain(
+        topology, now=maintain.moment(now), listener=lambda name, step, text: event(name)
+    )
+    assert not report.failures, report.failures
+    assert not report.elsewhere, report.elsewhere
+
+for number in range(200):
+    child = os.fork()
+    if child == 0:
+        try:
+            attempt()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSIGNALED(status):
+        print("kills", number)
+        sys.exit(os.waitstatus_to_exitcode(status))
+sys.exit("it never came to an end")
+"""
+
+
+def killed(file: Path, now: datetime, moment: str, count: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(file), now.isoformat(), moment, str(count)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    found = re.search(r"^kills (\d+)$", done.stdout, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize(("moment", "count"), [("start", 3), ("record", 3), ("done", 1)])
+def test_killed_at_every_step(world: World, moment: str, count: int) -> None:
+    world.apply(TWO)
+    start = now_of(world)
+    fill(world, start)
+    before = everything(world)
+    now = months(start, 3)
+    # An INVALID index, a NOT VALID constraint and an expired partition are there as well.
+    world.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'item_note_idx_s1'::regclass"
+    )
+    assert killed(written(world, TWO), now, moment, count) >= 8
+    assert everything(world) == before
+    settled(world, TWO, now)
+    for shard, server in SHARDS.items():
+        assert bounds(world, f"log_{shard}", server)[-1][1] == f"{months(now, 3)}"
+        assert bounds(world, f"log_{shard}", server)[0][0] == f"{months(now, -2)}"
+        assert world.rows("SELECT FROM pg_index WHERE NOT indisvalid", server=server) == []
+        assert world.rows("SELECT FROM pg_inherits WHERE inhdetachpending", server=server) == []
+        states = world.rows("SELECT DISTINCT state FROM parlant_shard.retired", server=server)
+        assert states == [("detached",)]
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
+
+
+def start(file: Path, now: datetime) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "parlant_shard", "maintain", str(file), "--now", now.isoformat()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def test_killed_while_a_detach_waits(world: World) -> None:
+    """The server goes on with the statement for a moment; then it is pending, and finalised."""
+    world.apply(TWO)
+    begin = now_of(world)
+    fill(world, begin)
+    before = everything(world)
+    now = months(begin, 3)
+    file = written(world, TWO)
+    name = f"log_s1_p{months(begin, -2):%Y%m%d}"
+    with world.connect() as reader, world.connect() as detaching:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM log_s1")
+        # As a maintainer does it that met the reader only after it had looked.
+        detaching.execute(
+            "INSERT INTO parlant_shard.retired SELECT topology, %s, %s::regclass, 'log', 's1', "
+            "'log_s1', %s, %s, 'detaching' FROM parlant_shard.object LIMIT 1",
+            [name, name, months(begin, -2), months(begin, -1)],
+        )
+        detaching.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            detaching.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name} CONCURRENTLY")
+        process = start(file, now)
+        until(
+            lambda: bounds(world)[-1][1] == f"{months(now, 3)}" or process.poll() is not None,
+            "premake while a detach is pending",
+            60,
+        )
+        process.kill()
+        process.communicate()
+    maintain(world, TWO, now)
+    assert everything(world) == before
+    settled(world, TWO, now)
+
+
+# --- two at once ----------------------------------------------------------------------------------
+
+
+def test_two_maintainers_at_once(world: World) -> None:
+    world.apply(TWO)
+    begin = now_of(world)
+    now = months(begin, 3)
+    file = written(world, TWO)
+    with world.connect() as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM log_s1")
+        first = start(file, now)
+        until(lambda: bounds(world)[-1][1] == f"{months(now, 3)}", "premake of the first", 60)
+        second = start(file, now)
+        out, err = second.communicate(timeout=60)
+        assert second.returncode == 0, err
+        assert "another maintain works on" in out
+        assert first.poll() is None
+        with pytest.raises(Locked):
+            apply(world.load(TWO))
+        reader.execute("COMMIT")
+        out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    settled(world, TWO, now)
+
+
+def test_many_maintainers_at_once(world: World) -> None:
+    world.apply(TWO)
+    now = months(now_of(world), 3)
+    file = written(world, TWO)
+    processes = [start(file, now) for _ in range(4)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    settled(world, TWO, now)
+
+
+def test_apply_keeps_maintain_away(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.apply(TWO)
+    topology = world.load(TWO)
+    file = written(world, TWO)
+    with run_lock(topology):
+        assert run(["maintain", str(file)]) == Exit.LOCKED
+    assert "PS501" in capfd.readouterr().err
+    assert run(["maintain", str(file)]) == 0
+
+
+# --- a server that is gone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["core", "east"])
+def test_one_server_of_two_is_gone(
+    world: World, gone: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    world.apply(TWO)
+    now = months(now_of(world), 3)
+    file = written(world, TWO)
+    text = file.read_text()
+    name = database_name(world.dsn(gone))
+    file.write_text(text.replace(f"dbname={name}", "dbname=nowhere"))
+    metrics = tmp_path / "m.prom"
+    code = run(["maintain", str(file), "--now", now.isoformat(), "--metrics-file", str(metrics)])
+    said = capfd.readouterr().err
+    assert code == 1, said
+    assert f'cannot connect to server "{gone}"' in said
+    there, shard = ("east", "s2") if gone == "core" else ("core", "s1")
+    assert bounds(world, f"log_{shard}", there)[-1][1] == f"{months(now, 3)}"
+    assert re.search(rf'server_up{{.*server="{gone}"}} 0', metrics.read_text())
+    assert re.search(rf'server_up{{.*server="{there}"}} 1', metrics.read_text())
+    file.write_text(re.sub(r"dbname=\w+", "dbname=nowhere", text))
+    assert run(["maintain", str(file)]) == Exit.CANNOT_CONNECT
+
+
+def test_a_table_that_fails_stops_no_other(world: World) -> None:
+    """Somebody's table lock keeps one table; the other server is done, and the next run goes on."""
+    world.apply(TWO)
+    now = months(now_of(world), 3)
+    with world.connect() as other, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parlant_shard.maintain.run._PATIENCE", {})
+        patch.setattr("parlant_shard.maintain.run._SHORT", 1.0)
+        patch.setattr("parlant_shard.maintain.run.READERS", 1.0)
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE ONLY log_s1 IN SHARE UPDATE EXCLUSIVE MODE")
+        report = upkeep.maintain(world.load(TWO), now=now)
+        other.execute("ROLLBACK")
+    assert {(f.server, f.table) for f in report.failures} == {("core", "log_s1")}
+    assert bounds(world, "log_s2", "east")[0][0] == f"{months(now, -2)}"
+    assert bounds(world, "log_s2", "east")[-1][1] == f"{months(now, 3)}"
+    maintain(world, TWO, now)
+    settled(world, TWO, now)
+
+
+def test_not_applied_yet(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["maintain", str(written(world, TWO))]) == 1
+    assert "has not been applied" in capfd.readouterr().err
+
+
+# --- clocks and time zones ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zone", "style"),
+    [
+        ("Pacific/Kiritimati", "SQL, DMY"),
+        ("America/New_York", "German"),
+        ("Asia/Kathmandu", "Postgres, MDY"),
+    ],
+)
+def test_time_zones_mean_nothing(
+    world: World, zone: str, style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = layout({"s1": ["a"]}, tables=cut("1 day", 2, retention="3 days"))
+    monkeypatch.setenv("PGTZ", "Etc/GMT+12")
+    monkeypatch.setenv("PGDATESTYLE", "SQL, MDY")
+    monkeypatch.setenv("TZ", "Etc/GMT+12")
+    time.tzset()
+    try:
+        database = database_name(world.dsn("core"))
+        world.execute(
+            f"ALTER DATABASE {database} SET TimeZone = '{zone}'",
+            f"ALTER DATABASE {database} SET DateStyle = '{style}'",
+        )
+        world.apply(what)
+        # The spring day of 2027 that has no two o'clock in New York.
+        now = datetime(2027, 3, 14, 23, 30)
+        maintain(world, what, now)
+        assert bounds(world) == [
+            (f"2027-03-{d:02} 00:00:00", f"2027-03-{d + 1:02} 00:00:00") for d in range(11, 17)
+        ]
+        settled(world, what, now)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+# --- a life ---------------------------------------------------------------------------------------
+
+
+class Life:
+    """Inserts at a moving clock, late rows, and readers, on both servers at once."""
+
+    def __init__(self, world: World, begin: datetime) -> None:
+        self.world, self.clock = world, begin
+        self.stop = threading.Event()
+        self.written = dict.fromkeys(SHARDS, 0)
+        self.errors: list[str] = []
+        self.threads = [
+            threading.Thread(target=target, args=(shard,))
+            for shard in SHARDS
+            for target in (self._write, self._read)
+        ]
+
+    def __enter__(self) -> Life:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(30)
+
+    def _guarded(self, shard: str, action: Callable[[Any], Iterator[None]]) -> None:
+        try:
+            with self.world.connect(SHARDS[shard]) as connection:
+                connection.execute("SET statement_timeout = '20s'")
+                for _ in action(connection):
+                    if self.stop.wait(0.01):
+                        return
+        except Exception as error:
+            self.errors.append(f"{shard}: {error!r}")
+
+    def _write(self, shard: str) -> None:
+        tenant = {"s1": "a", "s2": "b"}[shard]
+
+        def work(connection: Any) -> Iterator[None]:
+            (item,) = connection.execute(f"SELECT id FROM item_{shard} LIMIT 1").fetchone()
+            number = 0
+            while True:
+                number += 1
+                # Most rows are of now, some are late, and some of the next months.
+                late = timedelta(days=(0, 0, 0, -20, 0, 25)[number % 6])
+                connection.execute(
+                    f"INSERT INTO log_{shard} (workspace_id, item_id, at) VALUES (%s, %s, %s)",
+                    [tenant, item, f"{self.clock + late}Z"],
+                )
+                self.written[shard] += 1
+                yield
+
+        self._guarded(shard, work)
+
+    def _read(self, shard: str) -> None:
+        def work(connection: Any) -> Iterator[None]:
+            while True:
+                with connection.transaction():
+                    connection.execute(f"SELECT count(*), max(at) FROM log_{shard}").fetchone()
+                    time.sleep(0.02)
+                    connection.execute(f"SELECT count(*) FROM log_{shard}").fetchone()
+                yield
+
+        self._guarded(shard, work)
+
+
+def test_months_of_a_life(world: World) -> None:
+    world.apply(TWO)
+    begin = now_of(world)
+    fill(world, begin)
+    before = sum(everything(world).values())
+    now = months(begin, 0) + timedelta(days=14)
+    with Life(world, now) as life:
+        for _ in range(18):
+            now += timedelta(days=10, hours=7)
+            report = upkeep.maintain(world.load(TWO), now=now)
+            assert [f.message for f in report.failures] == []
+            assert life.errors == []
+            for one in report.cuts:
+                assert one.horizon.until is not None
+                assert one.horizon.until == months(now, 3)  # never under premake
+            life.clock = now
+            time.sleep(0.1)
+    assert life.errors == []
+    assert all(life.written.values())
+    assert sum(everything(world).values()) == before + sum(life.written.values())
+    assert maintain(world, TWO, now).plan.steps == ()
+    put(world, now)
+    # Back to the real clock: the window of the index is another, the retired ranges stay away.
+    maintain(world, TWO)
+    settled(world, TWO)
