@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from servers import MAX_CLUSTERS, Clusters, provide
+from servers import MAX_CLUSTERS, Clusters, MakeDatabases, provide
 
 # Two cores are shared by servers and tests: how long one example takes says nothing here.
 settings.register_profile(
@@ -56,13 +55,6 @@ def _servers(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Non
 def database(clusters: Clusters) -> str:
     """Give the conninfo of an empty database on cluster 0."""
     return clusters.get(0).new_database()
-
-
-class MakeDatabases(Protocol):
-    """Create `n` empty databases, spread in turn over the first `clusters` clusters."""
-
-    def __call__(self, n: int, clusters: int | None = None) -> list[str]:
-        """Return their conninfos."""
 
 
 @pytest.fixture

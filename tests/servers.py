@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import psycopg
 import pytest
@@ -438,3 +438,10 @@ def each(conninfos: Iterable[str]) -> Iterator[psycopg.Connection[tuple[Any, ...
     for conninfo in conninfos:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             yield connection
+
+
+class MakeDatabases(Protocol):
+    """Create `n` empty databases, spread in turn over the first `clusters` clusters."""
+
+    def __call__(self, n: int, clusters: int | None = None) -> list[str]:
+        """Return their conninfos."""

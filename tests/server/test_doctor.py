@@ -20,7 +20,6 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from conftest import MakeDatabases
 from parlant_shard import cli
 from parlant_shard.apply import apply
 from parlant_shard.doctor import Finding, Report, Tried, doctor, observe
@@ -30,7 +29,7 @@ from parlant_shard.doctor.statements import split
 from parlant_shard.errors import CannotConnect, SchemaError
 from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.topology import Topology, load_topology
-from servers import Cluster, Clusters, database_name
+from servers import Cluster, Clusters, MakeDatabases, database_name
 
 pytestmark = pytest.mark.needs(superuser=True)
 
