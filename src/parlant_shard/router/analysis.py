@@ -10,6 +10,7 @@ from typing import Any
 
 from parlant_shard.router.allowed import SYSTEM_COLUMNS, TYPES, is_allowed_call
 from parlant_shard.router.columns import Columns, refuse_system_column
+from parlant_shard.router.grouping import dependents
 from parlant_shard.router.model import (
     Constant,
     Dependent,
@@ -22,7 +23,6 @@ from parlant_shard.router.model import (
     Relation,
     Role,
     Scope,
-    Star,
     Workspaces,
 )
 from parlant_shard.router.parsing import Node
@@ -31,10 +31,9 @@ from parlant_shard.router.tenants import Tenants
 from parlant_shard.router.tokens import Tokens
 from parlant_shard.router.tree import (
     alias_of,
-    column_refs,
     has_star,
     leaves,
-    table_offsets,
+    locked_offsets,
     term_of,
     text_of,
 )
@@ -64,7 +63,6 @@ class Analysis:
         self.relations: set[Relation] = set()
         self.scopes: list[Scope] = []
         self.insertions: list[Insertion] = []
-        self.returning: list[tuple[Scope, Star]] = []
         self.constraints: list[tuple[Ref, str, tuple[int, int]]] = []
         self.joins: list[tuple[Ref, Node]] = []  # MERGE targets and their conditions
         self.dependents: list[Dependent] = []
@@ -84,7 +82,7 @@ class Analysis:
             "SubLink": self._sublink,
             "A_Indirection": self._indirection,
             "MultiAssignRef": self._multi_assign,
-            "SelectStmt": lambda body, scope: self._ignore(self._select(body, scope.ctes, scope)),
+            "SelectStmt": self._subquery,
             "CurrentOfExpr": self._current_of,
             "RangeVar": self._stray,
             "SortBy": self._sort,
@@ -180,7 +178,7 @@ class Analysis:
         if "whereClause" in node:
             # Now: what encloses this query may not restrict its rows, but its own WHERE does.
             self._later.append((node["whereClause"], scope, self.tenants.gainers(scope.items)))
-        self._group(node, scope)
+        self.dependents += dependents(node, scope, self.tenants)
         return self.columns.outputs(node, scope)
 
     def _without_labels(self, node: Node, part: str, scope: Scope) -> list[Node]:
@@ -212,94 +210,13 @@ class Analysis:
         """Find tables of nobody's whose rows a FOR UPDATE covers, by name or because all are."""
         of = {r.offset: r for r in self.refs}
         for clauses, items in self._lock_later:
-            names = [
-                r["RangeVar"]["relname"]
-                for c in clauses
-                for r in c["LockingClause"].get("lockedRels", ())
-            ]
-            everything = any("lockedRels" not in c["LockingClause"] for c in clauses)
-            for offset in table_offsets(items):
-                ref = of.get(offset)
-                if ref is not None and not ref.sharded and (everything or ref.name in names):
-                    self.locked = ref.table
-
-    def _group(self, node: Node, scope: Scope) -> None:
-        """Find columns that are usable only because their table's primary key is grouped by."""
-        clause = node.get("groupClause", ())
-        grouped: dict[int, set[str]] = {}
-        for entry in clause:
-            for column in self._grouped_by(entry, node, scope):
-                base = self.tenants.base(column, scope)
-                if base is not None:
-                    grouped.setdefault(id(base[0]), set()).add(base[1])
-        for item in scope.items:
-            ref = item.ref
-            if ref is None or not ref.sharded or not ref.spec.primary_key:
-                continue
-            own = grouped.get(id(ref), set())
-            if not own >= set(ref.spec.primary_key):
-                continue
-            loose = self._used_outside_aggregates(node, scope, item) - own
-            if not loose:
-                continue
-            if any("GroupingSet" in entry for entry in clause):
-                raise Refusal(
-                    "PS619",
-                    f'columns of "{item.name}" that only depend on its primary key, with '
-                    "GROUPING SETS",
-                    f"group by them as well: {', '.join(sorted(loose))}",
-                )
-            names = [n for n, base in item.outputs.items() if base[1] in loose]
-            for name in names:
-                if ref.spec.type_of(item.outputs[name][1]) in _NOT_COMPARABLE:
-                    raise Refusal(
-                        "PS619",
-                        f'"{item.name}.{name}" depends on a grouped primary key, and its type '
-                        "cannot be grouped by",
-                        "select it in an outer query",
-                    )
-            self.dependents.append(Dependent(ref, tuple(names)))
-
-    def _grouped_by(self, entry: Node, node: Node, scope: Scope) -> list[Node]:
-        """The plain columns of a GROUP BY entry, which may be a target's number or label."""
-        found = list(column_refs(entry))
-        number = entry.get("A_Const", {}).get("ival")
-        targets = [t["ResTarget"] for t in node.get("targetList", ())]
-        if number is not None:
-            at = number.get("ival", 0) - 1
-            found = [targets[at]["val"]] if 0 <= at < len(targets) else []
-            return [f["ColumnRef"] for f in found if "ColumnRef" in f]
-        if "ColumnRef" in entry and self.tenants.base(entry["ColumnRef"], scope) is None:
-            name = text_of(entry["ColumnRef"]["fields"][-1])
-            return [
-                t["val"]["ColumnRef"]
-                for t in targets
-                if t.get("name") == name and "ColumnRef" in t["val"]
-            ]
-        return found if "ColumnRef" in entry or "GroupingSet" in entry else []
-
-    def _used_outside_aggregates(self, node: Node, scope: Scope, item: Item) -> set[str]:
-        """The table's own names of its columns that a grouping query uses as they are."""
-        used: set[str] = set()
-        for part in ("targetList", "havingClause", "sortClause", "distinctClause", "windowClause"):
-            for column in column_refs(node.get(part), aggregates=False):
-                fields = column["fields"]
-                if "A_Star" in fields[-1]:
-                    if len(fields) == 1 or text_of(fields[-2]) == item.name:
-                        used.update(base[1] for base in item.outputs.values())
-                    continue
-                base = self.tenants.base(column, scope)
-                if base is not None and base[0] is item.ref:
-                    used.add(base[1])
-                elif base is None and len(fields) == 1 and text_of(fields[0]) == item.name:
-                    raise Refusal(
-                        "PS629",
-                        f'the whole row "{item.name}" in a query that groups by its primary key',
-                        "build the value in a sub-query, and group outside of it",
-                    )
-        if not item.ref.shows_key and item.ref.spec.key_added:  # type: ignore[union-attr]
-            used.discard(self.key)
-        return used
+            for clause in clauses:
+                rels = clause["LockingClause"].get("lockedRels")
+                names = None if rels is None else {r["RangeVar"]["relname"] for r in rels}
+                for offset in locked_offsets(items, names):
+                    ref = of.get(offset)
+                    if ref is not None and not ref.sharded:
+                        self.locked = ref.table
 
     def _insert(self, node: Node, ctes: Mapping[str, Derived], outer: Scope | None) -> Derived:
         ctes = self._with(node.get("withClause"), ctes, outer)
@@ -352,7 +269,7 @@ class Analysis:
         self._returning(node, scope)
         if ref.sharded:
             self._inserted(ref, columns, rows, source)
-            self.insertions.append(Insertion(ref, node, columns, listed, width, conflict))
+            self.insertions.append(Insertion(ref, node, columns, listed, conflict))
         return self._returned(node, scope)
 
     def _inserted(
@@ -504,7 +421,6 @@ class Analysis:
         inner = Scope(None, scope.ctes, items=[*scope.items, *extra], merged=scope.merged)
         self._targets(clause["exprs"], inner)
         scope.stars += inner.stars
-        self.returning += [(scope, star) for star in inner.stars]
 
     def _returned(self, node: Node, scope: Scope) -> Derived:
         clause = node.get("returningClause")
@@ -728,9 +644,8 @@ class Analysis:
 
     # --- expressions ------------------------------------------------------------------------------
 
-    @staticmethod
-    def _ignore(_value: object) -> None:
-        return
+    def _subquery(self, node: Node, scope: Scope) -> None:
+        self._select(node, scope.ctes, scope)
 
     def _expression(self, node: Any, scope: Scope) -> None:
         if isinstance(node, list):
@@ -830,7 +745,6 @@ class Analysis:
 
 _ONLY = "one SELECT, INSERT, UPDATE, DELETE or MERGE per call is routed"
 _REWRITE = "write the statement without it, or send it to the server directly"
-_NOT_COMPARABLE = frozenset(["json", "xml", "point", "polygon", "line", "path", "jsonpath"])
 
 
 def _next_open(tokens: Tokens, at: int) -> int:

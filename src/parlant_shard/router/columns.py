@@ -27,7 +27,6 @@ class Columns:
         self.tenants = tenants
         self.names: set[str] = set()  # every column that is named anywhere
         self.schema_names: list[tuple[int, int]] = []  # `schema.` in front of columns: cut
-        self.bare_rows: set[int] = set()  # references whose whole row is a value
 
     def check(self, node: Node, scope: Scope) -> None:
         fields = node["fields"]
@@ -148,7 +147,6 @@ class Columns:
         item = named(scope, name) if name is not None else None
         if item is None or item.ref is None or not item.ref.sharded:
             return
-        self.bare_rows.add(id(item.ref))
         item.ref.whole = True
         if item.ref.role != "from" and item.ref.spec.key_added:
             raise Refusal(

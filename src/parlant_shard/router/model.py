@@ -151,7 +151,6 @@ class Insertion:
     node: Node
     columns: tuple[str, ...]
     listed: bool  # a column list was written
-    width: int
     conflict: Node | None
 
 

@@ -7,7 +7,6 @@ same places, as the same thing. A text that two parsers read differently is refu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from sqlglot import ErrorLevel, exp
@@ -100,9 +99,7 @@ class _Reader:
         for name, value in tree.args.items():
             if name in {"with_", "with"} or value is None:
                 continue
-            if name == "this" and isinstance(
-                tree, exp.Insert | exp.Update | exp.Delete | exp.Merge
-            ):
+            if name == "this" and isinstance(tree, _CHANGES):
                 self._target(value, ctes)
             elif name == "locks":
                 continue  # names behind FOR UPDATE OF are aliases
@@ -144,9 +141,8 @@ class _Reader:
             self._identifier(table, ctes, target=target)
         else:
             self._any(identifier, ctes)
-        self._rest(
-            (v for k, v in table.args.items() if k not in {"this", "db", "catalog", "alias"}), ctes
-        )
+        rest = [v for k, v in table.args.items() if k not in {"this", "db", "catalog", "alias"}]
+        self._any(rest, ctes)
 
     def _identifier(self, table: Any, ctes: frozenset[str], *, target: bool) -> None:
         name = _fold(table.this)
@@ -154,7 +150,3 @@ class _Reader:
         plain = first is table.this
         offset = first.meta.get("start", -1)
         self.found.add(Relation(offset, name, target, cte=plain and not target and name in ctes))
-
-    def _rest(self, values: Iterable[Any], ctes: frozenset[str]) -> None:
-        for value in values:
-            self._any(value, ctes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,10 +39,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """A slot for `[q.]key = <workspace>`; left out where every workspace is read.
-
-    `joiner` follows it where more conditions do.
-    """
+    """A slot for `before [q.]key = <workspace> after`; left out where every workspace is read."""
 
     qualifier: str
     before: str = ""
@@ -111,6 +109,7 @@ class Splicer:
     def __init__(self, analysis: Analysis, *, numbered: bool) -> None:
         self.a = analysis
         self.numbered = numbered
+        self.uses: Counter[str] = Counter(analysis.tokens.words if numbered else ())
         self.places: dict[int, int] = {}  # how often a parameter is the key of a new row
         self.counted: dict[int, int] = {}  # and how often it is used at all
         self.key = quote(analysis.key)
@@ -188,14 +187,13 @@ class Splicer:
         depth = tokens.depth[first]
         if tokens.word(first - 1) == "(":  # ONLY (t)
             depth -= 1
-        where = end = None
+        where = None
         last = first
         for at in tokens.after(first, depth):
             word = tokens.words[at]
             if word == "WHERE" and where is None:
                 where = at
             elif word == "RETURNING":
-                end = at
                 break
             last = at
         predicate = quote(ref.name)
@@ -205,10 +203,7 @@ class Splicer:
             self._put(begin, begin, Predicate(predicate, after=" AND "), "(")
             self._put(finish, finish, ")")
         else:
-            place = max(tokens.tokens[last].end, ref.span[1]) if end is None else None
-            if place is None:
-                assert end is not None
-                place = tokens.tokens[end - 1].end
+            place = max(tokens.tokens[last].end, ref.span[1])
             self._put(place, place, Predicate(predicate, before=" WHERE "))
 
     def _group_by(self, dependent: Dependent) -> None:
@@ -310,8 +305,7 @@ class Splicer:
         term = term_of(inner) if "ParamRef" in inner or "A_Const" in inner else None
         tokens = self.a.tokens
         if isinstance(term, Param) and self.numbered:
-            text = f"${term.number}"
-            uses = sum(tokens.words[i] == text for i in range(len(tokens.words)))
+            uses = self.uses[f"${term.number}"]
             self.places[term.number] = self.places.get(term.number, 0) + 1
             if inner is not value or uses < self.places[term.number]:
                 term = None
@@ -352,8 +346,8 @@ class Splicer:
                 if "valuesLists" in leaf or not targets:
                     raise Refusal("PS619", "INSERT ... SELECT in this form", "use VALUES")
                 place = targets[0]["ResTarget"]["location"]
-                if "distinctClause" in leaf and place < 0:
-                    raise Refusal("PS619", "INSERT ... SELECT in this form", "list the columns")
+                if place < 0:  # TABLE t
+                    raise Refusal("PS619", "INSERT ... TABLE", "write SELECT and list the columns")
                 self._put(place, place, Tenant(), ", ")
             return
         at = found.columns.index(self.a.key)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from parlant_shard.router import placeholders
 from parlant_shard.router.analysis import KINDS, Analysis
-from parlant_shard.router.model import Constant, Evidence, Param, Ref, Refusal, Term, Workspaces
+from parlant_shard.router.model import Evidence, Ref, Refusal, Term, Workspaces
 from parlant_shard.router.parsing import IDENT, PARAM, Node, SyntaxFault, parse_tree, scan
 from parlant_shard.router.placeholders import PlaceholderFault, Style, Text
 from parlant_shard.router.reading import relations
@@ -410,6 +410,3 @@ def _is_flat(analysis: Analysis) -> bool:
         and any(sharded[0] is i.ref for i in analysis.scopes[0].items)
         and not sharded[0].nullable
     )
-
-
-__all__ = ["Catalogue", "Constant", "Given", "Param", "Refused", "Template", "template"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from parlant_shard.router.allowed import AGGREGATES
@@ -178,7 +178,7 @@ def _is_aggregate(call: Node) -> bool:
 
 
 def table_offsets(items: Any) -> set[int]:
-    """The offsets of the tables in a FROM clause, and in the sub-queries that stand there."""
+    """The offsets of the tables in a FROM clause, those in its sub-queries left out."""
     found: set[int] = set()
 
     def look(node: object) -> None:
@@ -194,3 +194,23 @@ def table_offsets(items: Any) -> set[int]:
 
     look(items)
     return found
+
+
+def locked_offsets(items: Any, names: Collection[str] | None) -> Iterator[int]:
+    """The offsets of the tables whose rows FOR UPDATE locks: OF some names, or of everything.
+
+    A lock on a sub-query is one on the tables of its FROM clause, whatever they are called there.
+    """
+    for item in items:
+        tag, body = next(iter(item.items()))
+        covered = names is None or (alias_of(body) or body.get("relname")) in names
+        match tag:
+            case "RangeVar" if covered:
+                yield body["location"]
+            case "RangeTableSample":
+                yield from locked_offsets([body["relation"]], names)
+            case "JoinExpr":
+                yield from locked_offsets([body["larg"], body["rarg"]], names)
+            case "RangeSubselect" if covered:
+                for leaf in leaves(body["subquery"].get("SelectStmt", {})):
+                    yield from locked_offsets(leaf.get("fromClause", ()), None)
