@@ -88,7 +88,7 @@ COMMENT ON TABLE parlant_shard.map IS 'Coordinator: the shard map that routers f
 UPDATE parlant_shard.meta SET version = 2;
 
 -- name: upgrade_2
--- From version 2 to 3: the partitions that were retired.
+-- From version 2 to 3: the partitions that were retired, with their archives, and samples of growth.
 CREATE TABLE parlant_shard.retired (
   topology text NOT NULL,
   name text NOT NULL,
@@ -98,10 +98,24 @@ CREATE TABLE parlant_shard.retired (
   parent text NOT NULL,
   lower_bound timestamp,
   upper_bound timestamp,
-  state text NOT NULL CHECK (state IN ('detaching', 'detached', 'archived')),
+  state text NOT NULL CHECK (state IN ('detaching', 'detached', 'archived', 'restoring', 'restored')),
   detached_at timestamp,
+  archive text,
+  rows bigint,
+  kept_until timestamp,
   updated_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (topology, name)
 );
-COMMENT ON TABLE parlant_shard.retired IS 'Partitions that maintain detached, with their bounds in UTC. Their ranges are not made again.';
+COMMENT ON TABLE parlant_shard.retired IS 'Partitions that maintain detached, with their bounds in UTC and their archives. Their ranges are not made again.';
+CREATE TABLE parlant_shard.sample (
+  topology text NOT NULL,
+  taken_at timestamptz NOT NULL DEFAULT now(),
+  shard text NOT NULL,
+  logical text NOT NULL,
+  workspace_id text NOT NULL DEFAULT '',
+  rows double precision NOT NULL,
+  bytes bigint NOT NULL,
+  PRIMARY KEY (topology, shard, logical, workspace_id, taken_at)
+);
+COMMENT ON TABLE parlant_shard.sample IS 'Sizes of shard tables, one a day, of the whole table and (estimated) of each workspace: what forecasts are made of.';
 UPDATE parlant_shard.meta SET version = 3;

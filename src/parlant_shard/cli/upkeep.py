@@ -1,0 +1,52 @@
+"""What cron runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parlant_shard import render
+from parlant_shard.cli.shell import Progress, TopologyFile, app, complain, load, options, write_json
+from parlant_shard.plan import Plan
+
+
+@app.command()
+def maintain(
+    file: TopologyFile,
+    now: Annotated[
+        str | None, typer.Option("--now", metavar="TIMESTAMP", help="ISO 8601; bare means UTC.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, change nothing.")] = False,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option("--metrics-file", metavar="FILE", help="For Prometheus' textfile collector."),
+    ] = None,
+) -> int:
+    """The partition cron: premake, roll indexes, validate, detach. Safe to run twice at once."""
+    from parlant_shard import maintain as upkeep
+
+    moment = None if now is None else upkeep.moment(now)
+    topology = load(file)
+    progress = Progress()
+
+    def count(found: Plan) -> None:
+        progress.total = len(found.steps)
+        if dry_run and not options.json:
+            typer.echo(render.plan_text(found, sql=options.verbose))
+
+    report = upkeep.maintain(
+        topology, now=moment, dry_run=dry_run, listener=progress, confirm=count
+    )
+    if options.json:
+        write_json(report.to_json())
+    else:
+        typer.echo(upkeep.report_text(report))
+    for failure in report.failures:
+        if not options.json:
+            complain(failure.code, failure.message, failure.hint)
+    if metrics_file is not None and not dry_run:
+        upkeep.write_metrics(metrics_file, upkeep.metrics(report, time.time()))
+    return report.exit_code
