@@ -289,6 +289,9 @@ class Executor:
         self.application, self.peers = application, peers
         self.connections: dict[str, db.Connection] = {}
         self.stop = threading.Event()
+        # Seconds that a CONCURRENTLY statement may wait for one transaction; None for ever.
+        self.waits: float | None = None
+        self.put_off: dict[str, str] = {}  # step id → for whom it waited too long
 
     def _check_lock(self) -> None:
         """Raise where the run lost its lock: another may have taken over."""
@@ -490,6 +493,7 @@ class Executor:
     def _watch(self, step: Step, pid: int, finished: threading.Event) -> None:
         if finished.wait(WATCH_AFTER):
             return
+        since: dict[int, float] = {}
         try:
             with db.session(self.topology, step.server) as connection:
                 while not finished.is_set():
@@ -501,14 +505,20 @@ class Executor:
                         [pid],
                     ).fetchone()
                     if row is not None:
-                        self.listener(
-                            "wait",
-                            step,
-                            f'waiting for pid {row["pid"]} ("{row["name"]}"), whose transaction is '
-                            f"{row['age']} s old; it blocks no reader or writer",
+                        who = (
+                            f'pid {row["pid"]} ("{row["name"]}"), whose transaction is '
+                            f"{row['age']} s old"
                         )
+                        self.listener(
+                            "wait", step, f"waiting for {who}; it blocks no reader or writer"
+                        )
+                        first = since.setdefault(row["pid"], time.monotonic())
+                        if self.waits is not None and time.monotonic() - first > self.waits:
+                            self.put_off[step.id] = who
+                            connection.execute("SELECT pg_catalog.pg_cancel_backend(%s)", [pid])
+                            return
                     finished.wait(WATCH_AFTER)
-        except ShardError:
+        except (ShardError, psycopg.Error):
             return  # watching is a courtesy; the statement itself reports what is wrong
 
     def _batches(self, step: Step) -> None:

@@ -7,10 +7,12 @@ third. The versions below make every kind of change that there is.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import psycopg
@@ -22,6 +24,8 @@ from test_crash import ALLOW, MakeScene, Scene, make_scene, until
 
 from parlant_shard import apply as running
 from parlant_shard import changes, planner
+from parlant_shard import maintain as upkeep
+from parlant_shard.maintain import tasks
 from parlant_shard.plan import Kind, Step
 from parlant_shard.topology import load_topology
 from servers import Clusters
@@ -220,7 +224,7 @@ class Oracle:
     def watching(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         execute, watched, build = (
             psycopg.Connection.execute,
-            running._Run._watched,
+            running.Executor._watched,
             planner.build,
         )
         oracle = self
@@ -250,8 +254,9 @@ class Oracle:
 
         with monkeypatch.context() as patch:
             patch.setattr(psycopg.Connection, "execute", looking)
-            patch.setattr(running._Run, "_watched", held_up)
+            patch.setattr(running.Executor, "_watched", held_up)
             patch.setattr(planner, "build", recorded)
+            patch.setattr(tasks, "build", recorded)
             self.eyes = [psycopg.connect(dsn, autocommit=True) for dsn in self.scene.dsns]
             yield
             for eye in self.eyes:
@@ -262,6 +267,8 @@ class Oracle:
         """Keep a statement waiting until its locks were seen; what does not wait takes none."""
         subscription = "SUBSCRIPTION" in step.sql[0]
         mode = "ACCESS EXCLUSIVE" if subscription else "ROW EXCLUSIVE"
+        # A detach has its strongest lock at its end, where it waits for who uses the partition.
+        detached = re.search(r"DETACH PARTITION (\S+) CONCURRENTLY", step.sql[0])
         ended, samples = threading.Event(), []
         self.current.step = None  # what this method executes is not the step's
         with self.scene.connect(server) as other, self.scene.connect(server) as eye:
@@ -271,7 +278,10 @@ class Oracle:
             ).fetchone()
             assert tables is not None
             other.execute("BEGIN")
-            other.execute(f"LOCK TABLE {tables[0]} IN {mode} MODE")
+            if detached is not None:
+                other.execute(f"LOCK TABLE {detached[1]} IN ACCESS SHARE MODE")
+            else:
+                other.execute(f"LOCK TABLE {tables[0]} IN {mode} MODE")
 
             def sample() -> None:
                 deadline = time.monotonic() + 10
@@ -297,6 +307,12 @@ class Oracle:
     def apply(self, version: str) -> None:
         topology = load_topology(self.scene.file(version))
         running.apply(topology, allow=ALLOW, listener=self.listener)
+
+    def maintain(self, version: str, months: int) -> None:
+        topology = load_topology(self.scene.file(version))
+        now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=31 * months)
+        report = upkeep.maintain(topology, now=now, listener=self.listener)
+        assert [f.message for f in report.failures] == []
 
 
 def role(scene: Scene) -> str:
@@ -412,6 +428,23 @@ def damage(scene: Scene) -> None:
         reader.execute("ROLLBACK")
 
 
+def retire(scene: Scene) -> None:
+    """Leave a detach that is announced and not due, and one whose end was not recorded."""
+    with scene.connect() as core:
+        leaves = core.execute(
+            "SELECT inhrelid::regclass::text, inhrelid::int FROM pg_inherits "
+            "WHERE inhparent = 'event_one'::regclass ORDER BY 1"
+        ).fetchall()
+        core.execute(f"ALTER TABLE event_one DETACH PARTITION {leaves[0][0]}")
+        for name, oid in (leaves[0], leaves[-1]):
+            core.execute(
+                "INSERT INTO parlant_shard.retired (topology, name, relid, logical, shard, parent, "
+                "lower_bound, upper_bound, state) VALUES (%s, %s, %s, 'event', 'one', 'event_one', "
+                "'2020-01-01', '2020-02-01', 'detaching')",
+                [scene.name, name, oid],
+            )
+
+
 @pytest.mark.needs(superuser=True, logical=True)
 def test_declared_locks_are_the_strongest(
     make_scene: MakeScene,
@@ -436,6 +469,8 @@ def test_declared_locks_are_the_strongest(
         damage(scene)
         oracle.apply("v3")
         oracle.apply("v4")
+        retire(scene)
+        oracle.maintain("v4", 2)
         with scene.connect(1) as east:
             for table in ("event", "session", "agent"):
                 east.execute(f"DELETE FROM {table}_two")

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from parlant_shard import mapstore
 from parlant_shard.apply import apply
+from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.errors import RoutingError, SchemaError, ServerError
 from parlant_shard.planner import make_plan, map_of, read_state
 from parlant_shard.shardmap import MapColumn, MapLink, MapShard, ShardMap
@@ -148,14 +149,16 @@ def test_version_1_of_our_schema_is_upgraded_by_a_planned_step(world: World, on:
     topology = world.load(what)
     apply(topology)
     world.execute(
-        "DROP TABLE parlant_shard.map", "UPDATE parlant_shard.meta SET version = 1", server=on
+        "DROP TABLE parlant_shard.map, parlant_shard.retired, parlant_shard.sample",
+        "UPDATE parlant_shard.meta SET version = 1",
+        server=on,
     )
     plan = make_plan(topology)
     assert [s.title for s in plan.steps] == ["upgrade the schema parlant_shard from version 1"]
     assert plan.steps[0].server == on
     assert not plan.hazards
     world.converge(what)
-    assert world.value("SELECT version FROM parlant_shard.meta", server=on) == 2
+    assert world.value("SELECT version FROM parlant_shard.meta", server=on) == INTERNAL_VERSION
     found = stored(world)
     assert found is not None
 

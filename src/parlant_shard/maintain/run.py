@@ -96,7 +96,7 @@ def _plan(
         mine, said = tasks(topology, about, now)
         work += mine
         notices += said
-    work.sort(key=lambda t: t.noun)
+    work.sort(key=lambda t: t.rank)
     plan = Plan(
         topology=topology.name,
         file=str(topology.file),
@@ -224,6 +224,7 @@ class _Lane(Executor):
             peers={},
         )
         self.site = site
+        self.waits = READERS
         self.noun = Noun.FINALISE
         self.done = 0
         self.failures: list[Failure] = []
@@ -254,8 +255,9 @@ class _Lane(Executor):
                         self._step(step)
                         self.done += 1
                 except ShardError as error:
-                    self._failed(task, error)
                     blocked.add(task.table)
+                    if not self._gave_up(task):
+                        self._failed(task, error)
                     if not self._lives():
                         return
         finally:
@@ -266,6 +268,20 @@ class _Lane(Executor):
             Failure.of(error, server=task.server, shard=task.shard, table=task.table)
         )
         self.listener("note", None, f"failed: {error.message}")
+
+    def _gave_up(self, task: Task) -> bool:
+        """Whether it failed because a transaction did not end: the next run tries again."""
+        step = next((s for s in task.steps if s.id in self.put_off), None)
+        if step is None:
+            return False
+        self._postpone(task, f"{step.title}: {self.put_off[step.id]} was waited for too long")
+        return True
+
+    def _postpone(self, task: Task, why: str) -> None:
+        self.postponed.append(
+            f'"{task.table}" on server "{task.server}": {why}; the next run tries again'
+        )
+        self.listener("note", None, f"put off: {self.postponed[-1]}")
 
     def _lives(self) -> bool:
         try:
@@ -304,11 +320,9 @@ class _Lane(Executor):
         while waiting:
             if time.monotonic() > deadline:
                 user = next(iter(waiting.values()))
-                self.postponed.append(
-                    f'"{task.table}" on server "{task.server}": an expired partition stays: '
-                    f"{_who(user)} still uses the table; the next run tries again"
+                self._postpone(
+                    task, f"an expired partition stays: {_who(user)} still uses the table"
                 )
-                self.listener("note", None, f"put off: {self.postponed[-1]}")
                 return True
             if not told and time.monotonic() > deadline - READERS + 1:
                 self._tell(step, waiting)

@@ -44,7 +44,10 @@ _CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One kind of work on one shard table. `given_up` says why it cannot even begin."""
+    """One kind of work on one shard table. `given_up` says why it cannot even begin.
+
+    An urgent premake is one for rows of now or of the next interval: inserts fail without it.
+    """
 
     server: str
     shard: str
@@ -53,6 +56,12 @@ class Task:
     noun: Noun
     steps: tuple[Step, ...]
     given_up: str | None = None
+    urgent: bool = False
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """The place in the order of a run. A repair may take hours: what is urgent goes first."""
+        return (Noun.REPAIR, False) if self.urgent else (self.noun, True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +79,7 @@ class Found:
 def tasks(topology: Topology, found: Found, now: datetime) -> tuple[list[Task], list[str]]:
     """Return the tasks of a server in their order, and notices."""
     builder = _Tasks(topology, found, now)
-    every = sorted(builder.all(), key=lambda t: (t.noun, t.table))
+    every = sorted(builder.all(), key=lambda t: (t.rank, t.table))
     return every, builder.notices
 
 
@@ -128,7 +137,9 @@ class _Tasks:
             changed = changed or bool(changes and noun in _CHANGES_PARTITIONS)
             if noun in _ONE_BY_ONE:
                 for change in changes:
-                    yield self._task(managed, noun, change)
+                    yield replace(
+                        self._task(managed, noun, change), urgent=self._urgent(managed, change)
+                    )
             elif changes:
                 yield self._task(managed, noun, *changes)
         if table.kind is Relkind.PARTITIONED and (changed or self._is_stale(table.name)):
@@ -146,6 +157,18 @@ class _Tasks:
             steps=tuple(replace(s, phase=int(noun)) for s in steps),
             given_up=given_up,
         )
+
+    def _urgent(self, managed: Managed, change: c.Change | str) -> bool:
+        partition = self._partition(managed.logical)
+        if not isinstance(change, c.CreatePartition) or partition is None:
+            return False
+        bound = change.table.bound
+        if bound is None or bound.lower is None or bound.upper is None:
+            return False
+        following = partitions.shift(
+            partition.every, partitions.floor(partition.every, self.now), 1
+        )
+        return bound.upper > self.now and bound.lower <= following
 
     def _partition(self, logical: str) -> Partition | None:
         options = self.topology.tables.get(logical)
