@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import islice
 
 from parlant_shard.topology import Interval
 
@@ -65,14 +66,19 @@ def wanted(
 def uncovered(
     ranges: Iterable[Range], existing: Iterable[tuple[datetime | None, datetime | None]]
 ) -> tuple[Range, ...]:
-    """What remains of `ranges` beside `existing` (None is unbounded): after a change of the
-    interval, old partitions stay and new ones fill the space around them."""
+    """What remains of `ranges`, which ascend, beside `existing` (None is unbounded): after a change
+    of the interval, old partitions stay and new ones fill the space around them."""
     taken = sorted((lower or datetime.min, upper or datetime.max) for lower, upper in existing)
     free: list[Range] = []
+    first = 0
     for lower, upper in ranges:
         at = lower
-        for start, end in taken:
-            if end <= at or start >= upper:
+        while first < len(taken) and taken[first][1] <= lower:
+            first += 1
+        for start, end in islice(taken, first, None):
+            if start >= upper:
+                break
+            if end <= at:
                 continue
             if start > at:
                 free.append((at, start))

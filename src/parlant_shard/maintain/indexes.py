@@ -155,6 +155,8 @@ def repair(
                 yield from partitioned_index(on, index, index, (), leaves)
         shard = str(on["shard"])
         for leaf in leaves:
+            if all(i.valid or i.parent is not None for i in leaf.indexes):
+                continue
             mended = {leaf_item(leaf.name, table.name, name, shard) for name in names}
             known = {
                 (i.unique, i.definition)
