@@ -174,7 +174,7 @@ def test_an_error_that_nobody_thought_of(
     def fail(*_args: object) -> None:
         raise RuntimeError("odd")
 
-    monkeypatch.setattr(cli, "load_topology", fail)
+    monkeypatch.setattr(shell, "load_topology", fail)
     code, out, err = run(capsys, "validate", topology)
     assert (code, out) == (1, "")
     assert err == (

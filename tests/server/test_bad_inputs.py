@@ -27,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from parlant_shard import apply as running
 from parlant_shard import cli, local, workspace
+from parlant_shard.cli import shell
 from servers import Cluster, Clusters, database_name, scratch_directory
 
 pytestmark = pytest.mark.needs(superuser=True)
@@ -1760,9 +1761,9 @@ def test_a_server_that_dies_in_the_middle(
     server = local.up(lab)  # durable: what was committed before the kill must be there after it
     core = lab_login(lab)
     bench.write({"core": core}, ddl=LONE)
-    tell = cli._Progress.__call__
+    tell = shell.Progress.__call__
 
-    def kill(self: cli._Progress, event: str, step: Any, text: str) -> None:
+    def kill(self: shell.Progress, event: str, step: Any, text: str) -> None:
         tell(self, event, step, text)
         if event == "done" and self.done == 2:
             assert server.pid is not None
@@ -1771,7 +1772,7 @@ def test_a_server_that_dies_in_the_middle(
                 time.sleep(0.01)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cli._Progress, "__call__", kill)
+        patched.setattr(shell.Progress, "__call__", kill)
         seen = bench.run("apply", bench.file, "--yes", "--output", "json")
     error = json.loads(seen.err.splitlines()[-1])["error"]
     assert (seen.code, seen.out) == (1, "")

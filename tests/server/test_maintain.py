@@ -16,6 +16,7 @@ from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
 from parlant_shard.errors import Exit, TopologyError
 from parlant_shard.maintain import Report
+from parlant_shard.maintain.tasks import Noun
 from parlant_shard.planner import make_plan
 from servers import Clusters
 
@@ -361,3 +362,40 @@ def test_moments() -> None:
     for text in ("", "now", "2027-13-01", "0001-01-01T00:00:00+14:00"):
         with pytest.raises(TopologyError):
             upkeep.moment(text)
+
+
+def test_a_table_without_any_partition(world: World) -> None:
+    what = layout({"s1": ["a"], "s2": ["b"]}, tables=cut())
+    world.apply(what)
+    for (name,) in world.rows(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'log_s1'::regclass"
+    ):
+        world.execute(f"DROP TABLE {name}")
+    now = months(now_of(world), 1)
+    report = upkeep.maintain(world.load(what), now=now)
+    assert {(f.code, f.shard) for f in report.failures} == {("PS530", "s1")}
+    assert report.exit_code is Exit.FAILED
+    assert [(c.shard, c.horizon.until == months(now, 3)) for c in report.cuts] == [
+        ("s1", False),
+        ("s2", True),
+    ]
+    world.apply(what)
+    put(world, now_of(world))
+
+
+def test_what_rows_wait_for_goes_before_a_repair(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=cut("1 day", 3))
+    world.apply(what)
+    maintain(world, what)
+    world.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid IN "
+        "(SELECT min(inhrelid) FROM pg_inherits WHERE inhparent = "
+        "'log_item_idx_s1'::regclass)"
+    )
+    now = now_of(world) + timedelta(days=5)
+    nouns = [s.phase for s in upkeep.maintain(world.load(what), now=now).plan.steps]
+    first, last = nouns.index(Noun.REPAIR), len(nouns) - nouns[::-1].index(Noun.REPAIR)
+    # Of now and of the next day before it, those of later days after it.
+    assert Noun.PREMAKE in nouns[:first]
+    assert Noun.PREMAKE in nouns[last:]
+    settled(world, what, now)

@@ -291,6 +291,30 @@ def test_one_server_of_two_is_gone(
     assert run(["maintain", str(file)]) == Exit.CANNOT_CONNECT
 
 
+def test_statistics_of_foreign_tables(world: World, clusters: Clusters) -> None:
+    """Nobody else takes them, and the federated views are planned by them."""
+    if clusters.get(0).major < 16:
+        pytest.skip("PostgreSQL 15 would fetch every row for them")
+    world.apply(TWO)
+    start = now_of(world)
+    fill(world, start)
+    world.execute("ANALYZE log_s2", server="east")
+
+    def known() -> Any:
+        return world.value("SELECT reltuples FROM pg_class WHERE relname = 'log_s2'")
+
+    assert known() == -1
+    taken = [s.title for s in maintain(world, TWO).plan.steps if "foreign table" in s.title]
+    assert 'take statistics of foreign table "log_s2"' in taken
+    assert known() == world.value("SELECT count(*) FROM log_s2", server="east")
+    assert not any("foreign" in s.title for s in maintain(world, TWO).plan.steps)
+    # Partitions of the other server come and go: statistics follow. Of other tables they stay.
+    titles = [s.title for s in maintain(world, TWO, months(start, 3)).plan.steps]
+    assert [t for t in titles if "foreign table" in t] == [
+        'take statistics of foreign table "log_s2"'
+    ]
+
+
 def test_a_table_that_fails_stops_no_other(world: World) -> None:
     """Somebody's table lock keeps one table; the other server is done, and the next run goes on."""
     world.apply(TWO)

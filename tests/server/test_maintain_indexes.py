@@ -101,6 +101,30 @@ def test_an_invalid_index_that_is_attached(world: World) -> None:
     settled(world, what)
 
 
+def test_a_repair_waits_for_a_transaction_and_is_put_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = layout({"s1": ["a"]}, tables=cut())
+    world.apply(what)
+    maintain(world, what)
+    world.execute("DROP INDEX item_note_idx_s1")
+    invalid(world, "CREATE INDEX CONCURRENTLY item_note_idx_s1 ON item_s1 (note)")
+    monkeypatch.setattr("parlant_shard.maintain.run.READERS", 0.5)
+    monkeypatch.setattr("parlant_shard.apply.WATCH_AFTER", 0.2)
+    now = now_of(world) + timedelta(days=70)
+    with world.connect() as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM item_s1")
+        report = maintain(world, what, now)
+        assert len(report.postponed) == 1
+        assert "was waited for too long" in report.postponed[0]
+        assert not report.cuts[0].horizon.low  # the rest of the run was done
+        reader.execute("COMMIT")
+    assert maintain(world, what, now).postponed == []
+    assert world.rows(INVALID) == []
+    settled(world, what, now)
+
+
 def test_constraints_are_validated(world: World) -> None:
     what = layout({"s1": ["a"]}, tables=cut())
     world.apply(what)

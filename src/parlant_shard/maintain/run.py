@@ -18,7 +18,7 @@ from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, TopologyError
 from parlant_shard.maintain.report import Failure, Report, figures
 from parlant_shard.maintain.site import Site
-from parlant_shard.maintain.tasks import Found, Noun, Task, tasks
+from parlant_shard.maintain.tasks import CHANGES_PARTITIONS, Found, Noun, Task, tasks
 from parlant_shard.plan import Kind, Plan, Step
 from parlant_shard.topology import Topology
 
@@ -92,8 +92,11 @@ def _plan(
 ) -> tuple[Plan, list[Task], list[str]]:
     work: list[Task] = []
     notices: list[str] = []
-    for about in found.values():
-        mine, said = tasks(topology, about, now)
+    # The coordinator last: the statistics of its foreign tables follow what the others change.
+    others: dict[str, frozenset[tuple[str, str]]] = {}
+    for name in sorted(found, key=lambda n: n == topology.coordinator):
+        mine, said = tasks(topology, found[name], now, others)
+        others[name] = frozenset((t.shard, t.logical) for t in mine if t.noun in CHANGES_PARTITIONS)
         work += mine
         notices += said
     work.sort(key=lambda t: t.rank)

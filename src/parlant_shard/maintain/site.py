@@ -131,6 +131,7 @@ class Site:
             catalog=catalog,
             tables=self.mine,
             analyzed={r["name"]: r["at"] for r in self._rows("analyzed")},
+            analyzed_foreign={r["step_id"]: r["at"] for r in self._rows("analyzed_foreign")},
             default_rows=defaults,
         )
 

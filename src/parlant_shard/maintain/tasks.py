@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
 from parlant_shard import changes as c
@@ -22,6 +23,10 @@ from parlant_shard.topology import Partition, Topology
 
 # Statistics of a partitioned table are taken when its partitions change, and this often.
 STATISTICS_AGE = timedelta(days=7)
+# Those of a foreign table are fetched over the network: less often where nothing comes and goes.
+PLAIN_AGE = timedelta(days=30)
+# Before it, postgres_fdw fetches every row of a table for its statistics.
+_SAMPLES = 16
 
 
 class Noun(IntEnum):
@@ -39,7 +44,7 @@ class Noun(IntEnum):
 
 # What fails for one partition must not stop the others.
 _ONE_BY_ONE = frozenset({Noun.PREMAKE, Noun.DETACH})
-_CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
+CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +78,35 @@ class Found:
     catalog: Catalog
     tables: frozenset[str]  # those that are ours to work on: we hold their locks
     analyzed: Mapping[str, datetime | None] = field(default_factory=dict)  # partitioned tables
+    analyzed_foreign: Mapping[str, datetime] = field(default_factory=dict)  # by the step's id
     default_rows: Mapping[str, int] = field(default_factory=dict)  # default partition → rows
 
 
-def tasks(topology: Topology, found: Found, now: datetime) -> tuple[list[Task], list[str]]:
-    """Return the tasks of a server in their order, and notices."""
-    builder = _Tasks(topology, found, now)
+def tasks(
+    topology: Topology,
+    found: Found,
+    now: datetime,
+    others: Mapping[str, frozenset[tuple[str, str]]] = MappingProxyType({}),
+) -> tuple[list[Task], list[str]]:
+    """Return the tasks of a server in their order, and notices.
+
+    `others` are the other servers that answer, each with the tables (shard, logical name) whose
+    partitions change.
+    """
+    builder = _Tasks(topology, found, now, others)
     every = sorted(builder.all(), key=lambda t: (t.rank, t.table))
     return every, builder.notices
 
 
 class _Tasks:
-    def __init__(self, topology: Topology, found: Found, now: datetime) -> None:
-        self.topology, self.found, self.now = topology, found, now
+    def __init__(
+        self,
+        topology: Topology,
+        found: Found,
+        now: datetime,
+        others: Mapping[str, frozenset[tuple[str, str]]],
+    ) -> None:
+        self.topology, self.found, self.now, self.others = topology, found, now, others
         self.live = found.catalog
         self.notices: list[str] = []
         self.leaves = by_parent(self.live.tables.values())
@@ -102,8 +123,32 @@ class _Tasks:
     def all(self) -> Iterator[Task]:
         for (kind, name), managed in sorted(self.live.managed.items()):
             table = self.live.tables.get(name)
-            if kind == "table" and table is not None and name in self.found.tables:
+            if kind != "table" or table is None or name not in self.found.tables:
+                continue
+            if table.kind is Relkind.FOREIGN:
+                yield from self._foreign(table, managed)
+            else:
                 yield from self._table(table, managed)
+
+    def _foreign(self, table: Table, managed: Managed) -> Iterator[Task]:
+        """Statistics of the tables behind the federated views: no autovacuum takes them."""
+        shard = self.topology.shards.get(managed.shard)
+        if self.found.facts.major < _SAMPLES or shard is None or shard.server not in self.others:
+            return
+        on: dict[str, Any] = {
+            "server": self.found.server,
+            "table": table,
+            "shard": managed.shard,
+        }
+        task = self._task(managed, Noun.ANALYZE, c.AnalyzeTable(**on))
+        taken = self.found.analyzed_foreign.get(task.steps[0].id)
+        age = STATISTICS_AGE if self._partition(managed.logical) else PLAIN_AGE
+        if (
+            taken is None
+            or taken < self.found.facts.now - age
+            or (managed.shard, managed.logical) in self.others[shard.server]
+        ):
+            yield task
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
         every = tuple(self.leaves.get(table.name, ()))
@@ -134,7 +179,7 @@ class _Tasks:
         )
         for noun, planned in work:
             changes = list(planned)
-            changed = changed or bool(changes and noun in _CHANGES_PARTITIONS)
+            changed = changed or bool(changes and noun in CHANGES_PARTITIONS)
             if noun in _ONE_BY_ONE:
                 for change in changes:
                     yield replace(

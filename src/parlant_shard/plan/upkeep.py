@@ -9,7 +9,7 @@ from datetime import datetime
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Table
+from parlant_shard.catalog import Relkind, Table
 from parlant_shard.ddl import render
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Kind, Lock, Probe
@@ -42,9 +42,12 @@ class Upkeep(Builder):
                     lock=Lock.ROW_EXCLUSIVE,
                 )
             case c.AnalyzeTable():
+                foreign = table.kind is Relkind.FOREIGN
                 yield self._on(
                     change,
-                    f'take statistics of "{table.name}" and its partitions',
+                    f'take statistics of foreign table "{table.name}"'
+                    if foreign
+                    else f'take statistics of "{table.name}" and its partitions',
                     SQL("ANALYZE {}").format(self.ddl.name(table.name)),
                     kind=Kind.VALIDATE,
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,

@@ -1,8 +1,8 @@
 -- name: tables
--- The shard tables of the topology on this server.
+-- The shard tables of the topology on this server, and the foreign tables that lead to others.
 SELECT o.name, c.relkind = 'p' AS partitioned
   FROM parlant_shard.object o
-  JOIN pg_catalog.pg_class c ON c.relname = o.name AND c.relkind IN ('r', 'p')
+  JOIN pg_catalog.pg_class c ON c.relname = o.name AND c.relkind IN ('r', 'p', 'f')
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
  WHERE o.topology = %(topology)s AND o.kind = 'table' AND o.shard <> ''
  ORDER BY o.name;
@@ -19,6 +19,13 @@ SELECT s.relname::text AS name,
   FROM pg_catalog.pg_stat_user_tables s
   JOIN pg_catalog.pg_class c ON c.oid = s.relid AND c.relkind = 'p'
  WHERE s.schemaname = %(namespace)s;
+
+-- name: analyzed_foreign
+-- When the statistics of foreign tables were taken, in UTC. PostgreSQL keeps no time of these.
+SELECT s.step_id, pg_catalog.timezone('UTC', max(s.finished_at)) AS at
+  FROM parlant_shard.step s
+ WHERE s.title LIKE 'take statistics of foreign table%%'
+ GROUP BY s.step_id;
 
 -- name: users
 -- Transactions that use a table now. One without a process is a prepared transaction.
