@@ -15,6 +15,7 @@ import pytest
 
 import parlant_shard
 from parlant_shard import __version__, cli
+from parlant_shard.cli import shell
 from parlant_shard.topology import STARTER, load_topology
 
 SRC = Path(parlant_shard.__file__).parents[1]
