@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-matrix check bench clean
+.PHONY: demo test test-matrix fuzz check bench clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ test: $(VENV)/.dev
 
 test-matrix: $(VENV)/.dev
 	PYTHON=$(abspath $(BIN)/python) sh tests/matrix.sh
+
+# For the night: a hundred thousand hostile statements, and as many that must equal an unsharded database.
+fuzz: $(VENV)/.dev
+	PARLANT_SHARD_TEST_FUZZ=100000 PARLANT_SHARD_TEST_STATEMENTS=100000 \
+	  $(BIN)/pytest -n 2 --dist worksteal tests/server/test_fuzz.py tests/server/test_router_differential.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
