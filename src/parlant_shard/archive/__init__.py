@@ -1,6 +1,6 @@
 """Archives: partitions as verified files."""
 
-from parlant_shard.archive.listing import Entry, listing
+from parlant_shard.archive.listing import Entry, examine, listing, locate, targets
 from parlant_shard.archive.making import Archived, archive, load, settings, tally
 from parlant_shard.archive.manifest import Manifest, parse
 from parlant_shard.archive.stream import check
@@ -13,11 +13,14 @@ __all__ = [
     "Target",
     "archive",
     "check",
+    "examine",
     "listing",
     "load",
+    "locate",
     "open_target",
     "parse",
     "settings",
     "tally",
+    "targets",
     "trouble",
 ]

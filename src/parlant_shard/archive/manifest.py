@@ -182,9 +182,7 @@ def columns_of(table: Table, namespace: str, enums: Iterable[EnumType]) -> list[
         name = f"{canonical.quote(namespace)}.{canonical.quote(enum.name)}"
         labels[name] = labels[f"{name}[]"] = enum.labels
     return [
-        ArchiveColumn(
-            name=c.name, type=c.type, not_null=c.not_null, labels=labels.get(c.type)
-        )
+        ArchiveColumn(name=c.name, type=c.type, not_null=c.not_null, labels=labels.get(c.type))
         for c in table.columns
         if not c.generated
     ]

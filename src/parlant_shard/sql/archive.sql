@@ -35,3 +35,31 @@ SELECT r.name, r.logical, r.shard, r.parent, r.lower_bound AS lower, r.upper_bou
 UPDATE parlant_shard.retired SET state = 'archived', archive = %(archive)s, rows = %(rows)s,
        kept_until = NULL, updated_at = pg_catalog.now()
  WHERE topology = %(topology)s AND name = %(name)s AND state = 'detached' AND relid = %(relid)s;
+
+-- name: row
+-- What became of one partition.
+SELECT r.name, r.relid::bigint AS relid, r.logical, r.shard, r.parent, r.lower_bound AS lower,
+       r.upper_bound AS upper, r.state, r.detached_at, r.kept_until, r.archive, r.rows,
+       c.oid IS NOT NULL AS known, c.oid IS NOT NULL AND NOT c.relispartition AS present
+  FROM parlant_shard.retired r
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relid AND c.relname = r.name
+ WHERE r.topology = %(topology)s AND r.name = %(name)s;
+
+-- name: taken
+-- What has the name of a partition that is to come back.
+SELECT pg_catalog.to_regclass(%(table)s) IS NOT NULL AS found;
+
+-- name: loaded
+-- The table is there again, in the same transaction: to be attached, or standing beside.
+INSERT INTO parlant_shard.retired AS r
+  (topology, name, relid, logical, shard, parent, lower_bound, upper_bound, state, detached_at, archive, rows)
+VALUES (%(topology)s, %(name)s, pg_catalog.to_regclass(%(table)s)::oid, %(logical)s, %(shard)s, %(parent)s,
+        %(lower)s, %(upper)s, %(state)s, %(detached_at)s, %(archive)s, %(rows)s)
+ON CONFLICT (topology, name) DO UPDATE SET relid = EXCLUDED.relid, state = EXCLUDED.state,
+       detached_at = EXCLUDED.detached_at, archive = EXCLUDED.archive, rows = EXCLUDED.rows,
+       kept_until = NULL, updated_at = pg_catalog.now();
+
+-- name: keep
+-- A restored partition stays longer, or shorter.
+UPDATE parlant_shard.retired SET kept_until = %(kept_until)s, updated_at = pg_catalog.now()
+ WHERE topology = %(topology)s AND name = %(name)s AND state = 'restored';
