@@ -23,7 +23,7 @@ from protocol import SCHEMA, Layout, World, layout
 from psycopg.conninfo import make_conninfo
 from test_crash import environment
 from test_maintain import cut, maintain, months, now_of, put, settled
-from test_maintain_crash import written
+from test_maintain_crash import until, written
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.archive import listing, making, target
@@ -53,7 +53,7 @@ RICH = SCHEMA.replace(
 RICH = "CREATE TYPE mood AS ENUM ('calm', 'it''s \"odd\"');\n" + RICH
 VALUES = (
     r"""E'tab\there', 'calm', '{"a": [1, "\u00e9"]}', ARRAY['x,y', NULL, '"q"'], '\x00ff5c',
-    1.50, 0.1, '1 mon 2 days 03:04:05.6', '2026-02-28', 'ab', true""",
+    1.50, 0.30000000000000004, '1 mon 2 days 03:04:05.6', '2026-02-28', 'ab', true""",
     r"""E'line\nbreak\r\\N \\. \\\\', 'it''s "odd"', 'null', '{}', '', 'NaN', 'NaN',
     '-1 day', 'infinity', '', false""",
     "'žluťoučký 🐎', NULL, NULL, NULL, NULL, NULL, '-Infinity', NULL, NULL, NULL, NULL",
@@ -321,26 +321,43 @@ def test_rows_that_never_rest(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert not there(world, name)
 
 
-def test_a_writer_that_is_not_done(world: World) -> None:
-    """The lock waits for who has written; a snapshot from before it would miss the row."""
+def test_a_writer_that_commits_while_the_drop_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot from before the lock was granted would miss the row, and drop it."""
     what = layout({"s1": ["a"]}, tables=kept())
     world.apply(what)
     put(world, now_of(world))
     name = this_month(world)
-    now = months(now_of(world), 4)
-    maintain(world, what, now)
     database = database_name(world.dsn("core"))
     world.execute(f"ALTER DATABASE {database} SET default_transaction_isolation='repeatable read'")
-    with world.connect() as writer:
-        writer.execute("BEGIN")
-        writer.execute(
-            f"INSERT INTO {name} (workspace_id, item_id, at) "
-            f"SELECT workspace_id, item_id, at FROM {name}"
+    original, threads = making._Making._drop, []
+
+    def commit_when_awaited(writer: Any) -> None:
+        until(
+            lambda: world.value(
+                f"SELECT count(*) FROM pg_locks WHERE relation = '{name}'::regclass AND NOT granted"
+            ),
+            "the drop waits",
         )
-        timer = threading.Timer(1.5, lambda: writer.execute("COMMIT"))
-        timer.start()
-        report = upkeep.maintain(world.load(what), now=now + timedelta(days=8))
-        timer.join()
+        writer.execute("COMMIT")
+        writer.close()
+
+    def drop(self: Any, path: str, manifest: Any) -> None:
+        if self.row.name == name and not threads:
+            writer = psycopg.connect(world.dsn("core"), autocommit=True)
+            writer.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            writer.execute(
+                f"INSERT INTO {name} (workspace_id, item_id, at) "
+                f"SELECT workspace_id, item_id, at FROM {name}"
+            )
+            threads.append(threading.Thread(target=commit_when_awaited, args=[writer]))
+            threads[0].start()
+        original(self, path, manifest)
+
+    monkeypatch.setattr(making._Making, "_drop", drop)
+    _, report = expire(world, what)
+    threads[0].join()
     assert [f.message for f in report.failures] == []
     assert retired(world)[name][2] == 2
 
