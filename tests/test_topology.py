@@ -309,7 +309,8 @@ def test_the_file_of_the_interface_page(full: Topology, here: Path) -> None:
     assert events is not None
     assert (events.by, events.every, events.premake) == ("created_at", Interval(1, "month"), 3)
     assert (events.retention, events.grace) == (Interval(12, "month"), Interval(7, "day"))
-    assert (events.archive, events.default) == ("arc/", False)
+    assert events.archive is not None
+    assert (events.archive.to, events.archive.parquet, events.default) == ("arc/", False, False)
     assert full.resolve("arc/") == here / "arc"
     assert full.resolve("/arc") == Path("/arc")
     assert [rule.read for rule in full.routing] == ["cache", "replica"]

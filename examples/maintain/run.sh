@@ -9,6 +9,7 @@ year=$(($(date -u +%Y) + 1))
 for month in 01 04 07 10; do
     $PARLANT_SHARD maintain topology.yaml --now "$year-$month-01T00:07:00Z" --metrics-file shards.prom
 done
-grep horizon_seconds shards.prom
-rm -f shards.prom
+grep -e horizon_seconds -e archive_rows shards.prom
+$PARLANT_SHARD archive list topology.yaml --verify
+rm -rf shards.prom archive
 $PARLANT_SHARD status topology.yaml

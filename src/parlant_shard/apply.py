@@ -342,6 +342,8 @@ class Executor:
                     self._batches(step)
                 case Kind.WAIT:
                     self._wait(step)
+                case Kind.ARCHIVE:
+                    self._archive(step)
         except psycopg.Error as error:
             raise self._failure(step, error) from error
         except CannotConnect as error:
@@ -369,9 +371,26 @@ class Executor:
     def _statements(self, step: Step) -> list[SQL]:
         return [_sql(s) for s in with_secret(step, self.peers)]
 
+    def _archive(self, step: Step) -> None:
+        """Move rows between a table and a file. Only `maintain` and `archive restore` do."""
+        raise NotImplementedError
+
     def _transactional(self, step: Step) -> None:
-        """Try under a short lock timeout, pause, try again; the journal row commits with it."""
         statements = self._statements(step)
+
+        def work(connection: db.Connection) -> None:
+            for statement in statements:
+                connection.execute(statement)
+
+        self.transaction(step, work)
+
+    def transaction(
+        self, step: Step, work: Callable[[db.Connection], None], *, recorded: bool = True
+    ) -> None:
+        """Try under a short lock timeout, pause, try again; the journal row commits with it.
+
+        Where it is not `recorded`, `work` is done again after a lost connection.
+        """
         deadline = time.monotonic() + self._patience()
         started = datetime.now(UTC)
         attempt = 0
@@ -388,14 +407,14 @@ class Executor:
                     )
                     if attempt > 4 and attempt % 3 == 0:
                         connection.execute(_YIELDS, [timeout])
-                    for statement in statements:
-                        connection.execute(statement)
-                    journal.record(
-                        connection, self.run_id, step, started_at=started, attempts=attempt
-                    )
+                    work(connection)
+                    if recorded:
+                        journal.record(
+                            connection, self.run_id, step, started_at=started, attempts=attempt
+                        )
             except psycopg.Error as error:
                 lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
-                if lost and attempt <= 3 and self._recovered(step):
+                if lost and attempt <= 3 and self._recovered(step, recorded=recorded):
                     return
                 if not lost and (error.sqlstate not in db.RETRYABLE or time.monotonic() > deadline):
                     raise
@@ -406,12 +425,12 @@ class Executor:
             else:
                 return
 
-    def _recovered(self, step: Step) -> bool:
+    def _recovered(self, step: Step, *, recorded: bool) -> bool:
         """After a lost connection: whether the commit had happened. The journal row knows."""
         connection = self.connections.pop(step.server, None)
         if connection is not None:
             connection.close()
-        return journal.is_done(self._connection(step.server), self.run_id, step)
+        return recorded and journal.is_done(self._connection(step.server), self.run_id, step)
 
     def _pause(self, attempt: int) -> None:
         if self.stop.is_set():

@@ -190,6 +190,11 @@ class Table:
         return next((c for c in self.columns if c.name == name), None)
 
     @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """Those that COPY reads and writes: a generated column follows from the others."""
+        return tuple(c.name for c in self.columns if not c.generated)
+
+    @property
     def primary_key(self) -> Key | None:
         return next((k for k in self.keys if k.primary), None)
 
@@ -288,7 +293,9 @@ class Managed:
 class Retired:
     """A partition that `maintain` detaches or has detached: its range is not made again.
 
-    `state` is detaching, detached or archived. `detached_at` is by the clock of that run, in UTC.
+    `state` is detaching, detached, archived, restoring or restored. `detached_at` is by the clock
+    of that run, in UTC. `archive` is the manifest, relative to the target (or a URL); one that was
+    restored is not detached before `kept_until`.
     """
 
     name: str
@@ -300,6 +307,9 @@ class Retired:
     upper: datetime | None
     state: str
     detached_at: datetime | None = None
+    kept_until: datetime | None = None
+    archive: str | None = None
+    rows: int | None = None
     known: bool = True  # the very table is still there
     present: bool = True  # and detached
 

@@ -20,6 +20,7 @@ from parlant_shard.catalog import (
     Placement,
     Policy,
     Publication,
+    Retired,
     Subscription,
     Table,
     Trigger,
@@ -147,6 +148,15 @@ class SettleDetach(OnTable):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetDetach(OnTable):
     """A detach that was announced does not come: the partition is not expired any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivePartition(OnTable):
+    """Write a detached partition to a verified file, then drop it."""
+
+    retired: Retired
+    target: str
+    enums: tuple[EnumType, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,6 +429,7 @@ Change = (
     | DetachPartition
     | SettleDetach
     | ForgetDetach
+    | ArchivePartition
     | AnalyzeTable
     | DropTable
     | RegisterTable

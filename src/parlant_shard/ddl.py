@@ -227,21 +227,30 @@ class Ddl:
 
     def create_partition(self, parent: Table, leaf: Table) -> list[Composed]:
         """Standalone, with indexes of our names, then attached: no strong lock on the parent."""
+        return [self.create_leaf(parent, leaf), *self.equip(leaf), self.attach(parent, leaf)]
+
+    def create_leaf(self, parent: Table, leaf: Table, *, checked: bool = True) -> Composed:
+        """A table that can become a partition, without keys and indexes; CHECKs if `checked`."""
         statement = SQL(
-            "CREATE {}TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES)"
+            "CREATE {}TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES{})"
         ).format(
-            SQL("UNLOGGED " if leaf.unlogged else ""), self.name(leaf.name), self.name(parent.name)
+            SQL("UNLOGGED " if leaf.unlogged else ""),
+            self.name(leaf.name),
+            self.name(parent.name),
+            SQL("" if checked else " EXCLUDING CONSTRAINTS"),
         )
         if leaf.options:
             statement += SQL(" WITH ({})").format(storage(leaf.options))
-        found = [statement]
-        found += [
+        return statement
+
+    def equip(self, leaf: Table) -> list[Composed]:
+        """Keys, indexes and all else that a partition has by itself."""
+        found = [
             self.alter(leaf.name, SQL("ADD ") + self.constraint(k.name, k.definition))
             for k in leaf.keys
         ]
         found += [self.create_index(leaf.name, i) for i in leaf.indexes]
         found += self.dressing(leaf)
-        found.append(self.attach(parent, leaf))
         return found
 
     def attach(self, parent: Table, leaf: Table) -> Composed:
@@ -254,6 +263,21 @@ class Ddl:
             SQL("ATTACH PARTITION {} ").format(self.name(leaf.name))
             + bound(leaf.bound, zoned="with time zone" in column.type),
         )
+
+    # --- rows as text ----------------------------------------------------------------------------
+
+    def tally(self, table: Identifier, columns: Iterable[str]) -> Composed:
+        """Count rows, and hash them in a way that knows no order. Text settings decide the hash."""
+        return SQL(
+            "SELECT count(*) AS rows, coalesce(sum(pg_catalog.hashtextextended("
+            "ROW({})::text, 0)::numeric), 0)::text AS checksum FROM ONLY {}"
+        ).format(names(columns), table)
+
+    def copy_out(self, table: str, columns: Iterable[str]) -> Composed:
+        return SQL("COPY {} ({}) TO STDOUT").format(self.name(table), names(columns))
+
+    def copy_in(self, table: Identifier, columns: Iterable[str]) -> Composed:
+        return SQL("COPY {} ({}) FROM STDIN").format(table, names(columns))
 
     # --- views and types -------------------------------------------------------------------------
 

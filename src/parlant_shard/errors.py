@@ -103,5 +103,9 @@ class ApplyFailed(ShardError):
     """A step failed after work began; what was done stays and the same command resumes. PS51x."""
 
 
+class ArchiveError(ShardError):
+    """An archive could not be made, read or restored; the rows are where they were. PS54x, 55x."""
+
+
 class RoutingError(ShardError):
     """A statement was not sent, or its fate is not known: routing, the map, the client. PS6xx."""

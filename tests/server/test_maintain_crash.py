@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import psycopg
 import pytest
 from protocol import Layout, World, layout
 from test_crash import environment
-from test_maintain import bounds, cut, maintain, months, now_of, put, settled
+from test_maintain import bounds, cut, maintain, months, now_of, settled
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
@@ -375,98 +374,3 @@ def test_time_zones_mean_nothing(
     finally:
         monkeypatch.undo()
         time.tzset()
-
-
-# --- a life ---------------------------------------------------------------------------------------
-
-
-class Life:
-    """Inserts at a moving clock, late rows, and readers, on both servers at once."""
-
-    def __init__(self, world: World, begin: datetime) -> None:
-        self.world, self.clock = world, begin
-        self.stop = threading.Event()
-        self.written = dict.fromkeys(SHARDS, 0)
-        self.errors: list[str] = []
-        self.threads = [
-            threading.Thread(target=target, args=(shard,))
-            for shard in SHARDS
-            for target in (self._write, self._read)
-        ]
-
-    def __enter__(self) -> Life:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(30)
-
-    def _guarded(self, shard: str, action: Callable[[Any], Iterator[None]]) -> None:
-        try:
-            with self.world.connect(SHARDS[shard]) as connection:
-                connection.execute("SET statement_timeout = '20s'")
-                for _ in action(connection):
-                    if self.stop.wait(0.01):
-                        return
-        except Exception as error:
-            self.errors.append(f"{shard}: {error!r}")
-
-    def _write(self, shard: str) -> None:
-        tenant = {"s1": "a", "s2": "b"}[shard]
-
-        def work(connection: Any) -> Iterator[None]:
-            (item,) = connection.execute(f"SELECT id FROM item_{shard} LIMIT 1").fetchone()
-            number = 0
-            while True:
-                number += 1
-                # Most rows are of now, some are late, and some of the next months.
-                late = timedelta(days=(0, 0, 0, -20, 0, 25)[number % 6])
-                connection.execute(
-                    f"INSERT INTO log_{shard} (workspace_id, item_id, at) VALUES (%s, %s, %s)",
-                    [tenant, item, f"{self.clock + late}Z"],
-                )
-                self.written[shard] += 1
-                yield
-
-        self._guarded(shard, work)
-
-    def _read(self, shard: str) -> None:
-        def work(connection: Any) -> Iterator[None]:
-            while True:
-                with connection.transaction():
-                    connection.execute(f"SELECT count(*), max(at) FROM log_{shard}").fetchone()
-                    time.sleep(0.02)
-                    connection.execute(f"SELECT count(*) FROM log_{shard}").fetchone()
-                yield
-
-        self._guarded(shard, work)
-
-
-def test_months_of_a_life(world: World) -> None:
-    world.apply(TWO)
-    begin = now_of(world)
-    fill(world, begin)
-    before = sum(everything(world).values())
-    now = months(begin, 0) + timedelta(days=14)
-    with Life(world, now) as life:
-        for _ in range(18):
-            now += timedelta(days=10, hours=7)
-            report = upkeep.maintain(world.load(TWO), now=now)
-            assert [f.message for f in report.failures] == []
-            assert life.errors == []
-            for one in report.cuts:
-                assert one.horizon.until is not None
-                assert one.horizon.until == months(now, 3)  # never under premake
-            life.clock = now
-            time.sleep(0.1)
-    assert life.errors == []
-    assert all(life.written.values())
-    assert sum(everything(world).values()) == before + sum(life.written.values())
-    assert maintain(world, TWO, now).plan.steps == ()
-    put(world, now)
-    # Back to the real clock: the window of the index is another, the retired ranges stay away.
-    maintain(world, TWO)
-    settled(world, TWO)

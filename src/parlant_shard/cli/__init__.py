@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from parlant_shard import __version__
-from parlant_shard.cli import change, embedded, looking, routing, upkeep, workspaces
+from parlant_shard.cli import archives, change, embedded, looking, routing, upkeep, workspaces
 from parlant_shard.cli.shell import app, complain, global_options, options, shard_error, tell
 from parlant_shard.errors import Exit, ShardError
 
@@ -21,7 +21,7 @@ from parlant_shard.errors import Exit, ShardError
 _PARSER_SAW_CTRL_C = 130
 
 # Importing them registers their commands.
-_ = (change, embedded, looking, routing, upkeep, workspaces)
+_ = (archives, change, embedded, looking, routing, upkeep, workspaces)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 
 from parlant_shard import db
+from parlant_shard.archive import Archived
 from parlant_shard.catalog import Retired
 from parlant_shard.errors import Exit, ShardError
 from parlant_shard.horizon import Cut, cuts, horizon_json, utc
@@ -76,6 +77,7 @@ class Report:
     postponed: list[str] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
+    archived: list[Archived] = field(default_factory=list)
 
     @property
     def exit_code(self) -> Exit:
@@ -105,10 +107,10 @@ class Report:
                     f"{cut.horizon.until} UTC on"
                 )
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
-        if due:
+        if due and not self.dry_run:
             found.append(
-                f"{len(due)} detached partitions wait for their archive, which this release does "
-                "not make yet: they are kept"
+                f"{len(due)} detached partitions are due and were not archived in this run: they "
+                "are kept"
             )
         return tuple(found)
 
@@ -145,6 +147,18 @@ class Report:
                     "default_rows": c.default_rows,
                 }
                 for c in self.cuts
+            ],
+            "archived": [
+                {
+                    "server": a.server,
+                    "shard": a.shard,
+                    "table": a.logical,
+                    "partition": a.partition,
+                    "rows": a.rows,
+                    "bytes": a.bytes,
+                    "path": a.path,
+                }
+                for a in self.archived
             ],
             "detached": [
                 {
@@ -208,6 +222,9 @@ def report_text(report: Report) -> str:
         assert nearest.left is not None
         reach = f"; partitions reach until {nearest.until} UTC ({nearest.left.days} days) at least"
     did = f"{report.done} steps done in {report.seconds:.1f} s" if report.done else "nothing to do"
+    if report.archived:
+        rows = sum(a.rows for a in report.archived)
+        did += f", {len(report.archived)} partitions archived ({rows} rows)"
     if report.failures:
         did += f", {len(report.failures)} failed"
     if report.dry_run:
@@ -225,6 +242,8 @@ _HELP = {
     "partitions": "Attached partitions of a table.",
     "partitions_detached": "Partitions that are detached and kept.",
     "partitions_archive_due": "Detached partitions whose grace has passed.",
+    "archive_rows": "Rows of a table that the last run archived.",
+    "archive_bytes": "The size of the archives that the last run made of a table.",
     "default_partition_rows": "Rows in the default partition, counted up to a million.",
     "server_up": "Whether the last run of maintain could work on a server.",
     "maintain_last_run_timestamp_seconds": "When maintain ran last.",
@@ -260,6 +279,13 @@ def metrics(report: Report, wall_clock: float) -> str:
         ]
         put("partitions_detached", labels, len(mine))
         put("partitions_archive_due", labels, sum(w.due <= report.now for w in mine))
+        made = [
+            a
+            for a in report.archived
+            if (a.server, a.shard, a.logical) == (cut.server, cut.shard, cut.logical)
+        ]
+        put("archive_rows", labels, sum(a.rows for a in made))
+        put("archive_bytes", labels, sum(a.bytes for a in made))
         if cut.default is not None:
             put("default_partition_rows", labels, cut.default_rows)
     broken = {f.server for f in report.failures if f.table is None}

@@ -14,6 +14,7 @@ import psycopg
 
 from parlant_shard import journal
 from parlant_shard.apply import PATIENCE, Executor, Listener, quiet
+from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, TopologyError
 from parlant_shard.maintain.report import Failure, Report, figures
@@ -190,6 +191,7 @@ class _Run:
                 report.failures += lane.failures
                 report.postponed += lane.postponed
                 report.done += lane.done
+                report.archived += lane.archived
             report.run_id = self.run_id if recorded else None
             state = "failed" if report.failures else "done"
         finally:
@@ -232,7 +234,9 @@ class _Lane(Executor):
         self.site = site
         self.waits = READERS
         self.noun = Noun.FINALISE
+        self.task: Task | None = None
         self.done = 0
+        self.archived: list[Archived] = []
         self.failures: list[Failure] = []
         self.postponed: list[str] = []
 
@@ -242,11 +246,14 @@ class _Lane(Executor):
     def run(self, work: list[Task]) -> None:
         """Run tasks; those that depend on one that failed are left out."""
         blocked: set[str] = set()  # tables of which nothing may be detached in this run
+        unequipped: set[str] = set()  # tables whose archives need what is not installed here
         try:
             for task in work:
                 if self.stop.is_set():
                     return
-                self.noun = task.noun
+                self.noun, self.task = task.noun, task
+                if task.noun is Noun.ARCHIVE and task.table in unequipped:
+                    continue
                 if task.noun is Noun.DETACH and (task.table in blocked or self._put_off(task)):
                     blocked.add(task.table)
                     continue
@@ -262,12 +269,19 @@ class _Lane(Executor):
                         self.done += 1
                 except ShardError as error:
                     blocked.add(task.table)
+                    if error.code == "PS540":
+                        unequipped.add(task.table)
                     if not self._gave_up(task):
                         self._failed(task, error)
                     if not self._lives():
                         return
         finally:
             self.close()
+
+    def _archive(self, step: Step) -> None:
+        assert self.task is not None
+        assert self.task.archive is not None
+        self.archived.append(archive(self, step, self.task.archive))
 
     def _failed(self, task: Task, error: ShardError) -> None:
         self.failures.append(

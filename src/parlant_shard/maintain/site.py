@@ -63,8 +63,8 @@ class Site:
     def close(self) -> None:
         self._stack.close()
 
-    def read(self, listener: Listener) -> Found:
-        """Take the locks on the tables, end what dead runs left, and read."""
+    def read(self, listener: Listener, *, only: str | None = None) -> Found:
+        """Take the locks on the tables (on `only` one), end what dead runs left, and read."""
         try:
             if not journal.exists(self.connection):
                 raise ShardError(
@@ -73,7 +73,7 @@ class Site:
                     code="PS520",
                     hint=f"run `parlant-shard apply {self.topology.file}` first",
                 )
-            self._lock_tables()
+            self._lock_tables(only)
             end_dead_sessions(self.connection, self.server, listener, wait=LEFTOVER_WAIT)
             return self._read()
         except psycopg.Error as error:
@@ -83,11 +83,13 @@ class Site:
         given = {"topology": self.topology.name, "namespace": self.topology.namespace, **params}
         return self.connection.execute(queries("maintain")[name], given).fetchall()
 
-    def _lock_tables(self) -> None:
+    def _lock_tables(self, only: str | None) -> None:
         """One lock for each partitioned table, and one for all the others of the server."""
         keys: dict[str, set[str]] = {}
         for row in self._rows("tables"):
             what = row["name"] if row["partitioned"] else ""
+            if only is not None and what != only:
+                continue
             key = f"parlant-shard maintain {self.topology.namespace}.{what}"
             keys.setdefault(key, set()).add(row["name"])
         rows = self._rows("lock", keys=list(keys))

@@ -39,11 +39,12 @@ class Noun(IntEnum):
     ROLL = 4
     VALIDATE = 5
     DETACH = 6
-    ANALYZE = 7
+    ARCHIVE = 7
+    ANALYZE = 8
 
 
 # What fails for one partition must not stop the others.
-_ONE_BY_ONE = frozenset({Noun.PREMAKE, Noun.DETACH})
+_ONE_BY_ONE = frozenset({Noun.PREMAKE, Noun.DETACH, Noun.ARCHIVE})
 CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
 
 
@@ -62,6 +63,7 @@ class Task:
     steps: tuple[Step, ...]
     given_up: str | None = None
     urgent: bool = False
+    archive: c.ArchivePartition | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -176,6 +178,7 @@ class _Tasks:
             (Noun.ROLL, rolled),
             (Noun.VALIDATE, _validate(on, table, leaves)),
             (Noun.DETACH, self._detach(on, managed, leaves)),
+            (Noun.ARCHIVE, self._archive(on, managed)),
         )
         for noun, planned in work:
             changes = list(planned)
@@ -201,6 +204,7 @@ class _Tasks:
             noun=noun,
             steps=tuple(replace(s, phase=int(noun)) for s in steps),
             given_up=given_up,
+            archive=next((x for x in changes if isinstance(x, c.ArchivePartition)), None),
         )
 
     def _urgent(self, managed: Managed, change: c.Change | str) -> bool:
@@ -295,6 +299,11 @@ class _Tasks:
             for r in self.live.retired
             if r.state == "detaching" and r.known
         }
+        kept = {
+            r.name
+            for r in self.live.retired
+            if r.state == "restored" and r.kept_until is not None and r.kept_until > self.now
+        }
         has_default = any(x.bound and x.bound.default for x in leaves)
         cutoff = (
             partitions.before(partition.retention, self.now)
@@ -304,6 +313,8 @@ class _Tasks:
         for table in sorted(leaves, key=lambda x: (x.bound and x.bound.upper) or datetime.max):
             upper = table.bound.upper if table.bound else None
             here = {**on, "table": table}
+            if table.name in kept:
+                continue
             if cutoff is not None and upper is not None and upper <= cutoff:
                 assert table.bound is not None
                 yield c.DetachPartition(
@@ -315,6 +326,25 @@ class _Tasks:
                 )
             elif table.name in announced:
                 yield c.ForgetDetach(**here)
+
+    def _archive(self, on: dict[str, Any], managed: Managed) -> Iterator[c.Change]:
+        """Detached partitions whose grace has passed, the oldest first."""
+        partition = self._partition(managed.logical)
+        if partition is None or partition.archive is None:
+            return
+        for row in self.live.retired:
+            table = self.live.tables.get(row.name)
+            if row.parent != managed.name or row.state != "detached" or not row.present:
+                continue
+            if table is None or row.detached_at is None:
+                continue
+            if row.detached_at + partition.grace.timedelta <= self.now:
+                yield c.ArchivePartition(
+                    **{**on, "table": table},
+                    retired=row,
+                    target=partition.archive.to,
+                    enums=tuple(self.live.enums.values()),
+                )
 
     def _is_stale(self, name: str) -> bool:
         """By the real clock: statistics were really taken then, whatever --now says."""

@@ -121,7 +121,13 @@ class _Steps(
                 yield from self._database(change)
             case c.CreateTable() | c.CreatePartition() | c.FinalizeDetach() | c.DropTable():
                 yield from self._whole_table(change)
-            case c.DetachPartition() | c.SettleDetach() | c.ForgetDetach() | c.AnalyzeTable():
+            case (
+                c.DetachPartition()
+                | c.SettleDetach()
+                | c.ForgetDetach()
+                | c.ArchivePartition()
+                | c.AnalyzeTable()
+            ):
                 yield from self._upkeep(change)
             case c.RegisterTable():
                 yield self._on(

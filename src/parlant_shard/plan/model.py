@@ -48,6 +48,7 @@ class Kind(StrEnum):
     CONCURRENT = "concurrent"  # CONCURRENTLY: no lock timeout, never retried blindly, probed
     BATCHES = "batches"  # repeated until it says that it changed no row, each round by itself
     WAIT = "wait"  # asked again until it says true
+    ARCHIVE = "archive"  # rows go between a table and a file, in several transactions
 
 
 # (lock_timeout, statement_timeout) in milliseconds. A metadata step queues in front of everybody
@@ -60,6 +61,7 @@ TIMEOUTS = {
     Kind.CONCURRENT: (0, 6 * 3_600_000),
     Kind.BATCHES: (1_000, 60_000),
     Kind.WAIT: (1_000, 30_000),
+    Kind.ARCHIVE: (1_000, 6 * 3_600_000),
 }
 
 

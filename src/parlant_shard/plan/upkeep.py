@@ -10,20 +10,27 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import changes as c
 from parlant_shard.catalog import Relkind, Table
-from parlant_shard.ddl import render
+from parlant_shard.ddl import names, render
 from parlant_shard.plan.draft import Builder, Draft
-from parlant_shard.plan.model import Kind, Lock, Probe
+from parlant_shard.plan.model import Hazard, Kind, Lock, Probe
 
 # Milliseconds that a detach waits for those who use the table. Whoever attaches a partition
 # meanwhile waits too, so it is given up then: what is left pending the next run finalises.
 DETACH_TIMEOUT = 60_000
+# The temporary table that an archive is loaded into, which proves that it restores.
+CHECK_TABLE = "parlant_shard_check"
 
 
 class Upkeep(Builder):
     """Steps for what time does to partitions."""
 
     def _upkeep(
-        self, change: c.DetachPartition | c.SettleDetach | c.ForgetDetach | c.AnalyzeTable
+        self,
+        change: c.DetachPartition
+        | c.SettleDetach
+        | c.ForgetDetach
+        | c.ArchivePartition
+        | c.AnalyzeTable,
     ) -> Iterator[Draft]:
         table = change.table
         match change:
@@ -41,6 +48,8 @@ class Upkeep(Builder):
                     ).format(Literal(self.target.topology), Literal(table.name)),
                     lock=Lock.ROW_EXCLUSIVE,
                 )
+            case c.ArchivePartition():
+                yield self._archive(change)
             case c.AnalyzeTable():
                 foreign = table.kind is Relkind.FOREIGN
                 yield self._on(
@@ -122,6 +131,40 @@ class Upkeep(Builder):
                 Literal(self._qualified(table.name)),
             ),
             lock=Lock.ROW_EXCLUSIVE,
+        )
+
+    def _archive(self, change: c.ArchivePartition) -> Draft:
+        """The statements that `archive` runs; between them, rows go to the file and are read."""
+        table = self.ddl.name(change.table.name)
+        columns = change.table.stored_columns
+        copy = Identifier("pg_temp", CHECK_TABLE)
+        tally = self.ddl.tally(table, columns)
+        return self._on(
+            change,
+            f'archive detached partition "{change.table.name}" to "{change.target}", verify the '
+            "archive, then drop the partition",
+            SQL("SET LOCAL row_security = off"),
+            SQL("LOCK TABLE {} IN SHARE MODE").format(table),
+            tally,
+            self.ddl.copy_out(change.table.name, columns),
+            SQL(
+                "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM ONLY {} LIMIT 0"
+            ).format(Identifier(CHECK_TABLE), names(columns), table),
+            self.ddl.copy_in(copy, columns),
+            self.ddl.tally(copy, columns),
+            SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table),
+            tally,
+            SQL("DROP TABLE {}").format(table),
+            SQL(
+                "UPDATE parlant_shard.retired SET state = 'archived' WHERE topology = {} "
+                "AND name = {} AND state = 'detached' AND relid = {}"
+            ).format(
+                Literal(self.target.topology),
+                Literal(change.table.name),
+                Literal(change.retired.relid),
+            ),
+            kind=Kind.ARCHIVE,
+            hazards=(Hazard.DROPS_OBJECT,),
         )
 
     def _announce(self, change: c.DetachPartition) -> Composable:

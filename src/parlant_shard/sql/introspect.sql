@@ -280,6 +280,7 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
 -- Partitions that `maintain` detaches or has detached.
 SELECT r.name, r.relid::bigint AS relid, r.logical, r.shard, r.parent, r.lower_bound AS lower,
        r.upper_bound AS upper, r.state, r.detached_at,
+       r.kept_until, r.archive, r.rows,
        c.oid IS NOT NULL AS known, c.oid IS NOT NULL AND NOT c.relispartition AS present
   FROM parlant_shard.retired r
   LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relid AND c.relname = r.name

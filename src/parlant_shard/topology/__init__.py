@@ -7,6 +7,7 @@ from parlant_shard.topology.interval import Interval, Unit
 from parlant_shard.topology.load import check_tables, load_topology, parse_topology
 from parlant_shard.topology.model import (
     BUCKET_COUNT,
+    Archive,
     IndexColumn,
     IndexOptions,
     Isolation,
@@ -28,6 +29,7 @@ __all__ = [
     "BUCKET_COUNT",
     "CODES",
     "STARTER",
+    "Archive",
     "Code",
     "IndexColumn",
     "IndexOptions",

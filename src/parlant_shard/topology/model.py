@@ -146,6 +146,16 @@ def _fixed(value: Interval) -> Interval:
     return value
 
 
+def _place(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise mistake(
+            Code.BAD_NAME,
+            "the archive has no place to go",
+            "name a directory (relative to this file) or a URL, e.g. archive/ or s3://bucket/path",
+        )
+    return value
+
+
 def _partition_width(value: Interval) -> Interval:
     if value.unit not in _TIME_UNITS:
         raise mistake(
@@ -370,6 +380,17 @@ class Shard(Section):
     buckets: Buckets = ()
 
 
+class Archive(Section):
+    """Where expired partitions are written to: a directory, or an fsspec URL (`s3://…`)."""
+
+    to: Annotated[StrictStr, AfterValidator(_place)]
+    parquet: StrictBool = False
+
+
+def _archive(value: object) -> object:
+    return {"to": value} if isinstance(value, str) else value
+
+
 class Partition(Section):
     """How a table is cut by time inside each shard."""
 
@@ -377,7 +398,13 @@ class Partition(Section):
     every: Annotated[Span, AfterValidator(_positive), AfterValidator(_partition_width)]
     premake: Annotated[StrictInt, AfterValidator(_premake)] = 3
     retention: Annotated[Span, AfterValidator(_positive)] | None = None
-    archive: StrictStr | None = None
+    archive: (
+        Annotated[
+            Archive,
+            BeforeValidator(_archive, json_schema_input_type=str | Archive),
+        ]
+        | None
+    ) = None
     grace: Annotated[Span, AfterValidator(_fixed)] = Interval(7, "day")
     default: StrictBool = False
 

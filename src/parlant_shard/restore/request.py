@@ -1,0 +1,209 @@
+"""Which archive is meant, and whether it fits the table that it goes back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import postgast
+
+from parlant_shard import db
+from parlant_shard.archive import Manifest, Target, examine, locate, targets
+from parlant_shard.catalog import Catalog, Retired, Table
+from parlant_shard.errors import ArchiveError, CannotConnect
+from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An archive with the server it goes to. `path` is the manifest's, `data` the file's."""
+
+    server: str
+    row: Retired | None
+    target: Target
+    path: str
+    data: str
+    manifest: Manifest
+
+    @property
+    def recorded(self) -> str:
+        return self.target.recorded(self.path)
+
+
+def find_row(topology: Topology, partition: str) -> tuple[str, Retired] | None:
+    """The server that knows a partition, and its row. Raises CannotConnect where one is silent.
+
+    A server that does not answer matters only where no other knows the partition.
+    """
+    silent: CannotConnect | None = None
+    for server in topology.servers:
+        try:
+            with db.session(topology, server, doing="looking for the partition") as connection:
+                row = row_of(connection, topology, partition)
+        except CannotConnect as error:
+            silent = error
+            continue
+        if row is not None:
+            return server, row
+    if silent is not None:
+        raise silent
+    return None
+
+
+def row_of(connection: db.Connection, topology: Topology, partition: str) -> Retired | None:
+    known = connection.execute(queries("archive")["exists"]).fetchone()
+    if known is None or not known["found"]:
+        return None
+    row: dict[str, Any] | None = connection.execute(
+        queries("archive")["row"], {"topology": topology.name, "name": partition}
+    ).fetchone()
+    return None if row is None else Retired(**row)
+
+
+def find(topology: Topology, partition: str, archive: str | None) -> Request:
+    """Find the archive of a partition: the recorded one, or that of a path.
+
+    Raises ArchiveError (PS542, PS543, PS548, PS553), CannotConnect, OSError.
+    """
+    found = find_row(topology, partition)
+    server, row = found if found is not None else (None, None)
+    if archive is None:
+        if row is None or row.archive is None:
+            raise ArchiveError(
+                f'no archive of partition "{partition}" is recorded in topology "{topology.name}"',
+                code="PS548",
+                hint="`parlant-shard archive list` shows what there is; `--archive PATH` takes one "
+                "that is not recorded",
+            )
+        target, path = locate(topology, row.logical, row.archive)
+    else:
+        target, path = _chosen(topology, row, archive)
+    manifest, data = examine(target, path)
+    if (manifest.topology, manifest.partition) != (topology.name, partition):
+        raise ArchiveError(
+            f'archive "{target.whole(path)}" is of partition "{manifest.partition}" of topology '
+            f'"{manifest.topology}", not of "{partition}"',
+            code="PS548",
+            hint="name the partition that the archive is of",
+        )
+    if server is None:
+        shard = topology.shards.get(manifest.shard)
+        if shard is None:
+            raise ArchiveError(
+                f'the archive is of shard "{manifest.shard}", which topology "{topology.name}" '
+                "does not have",
+                code="PS548",
+                hint="the manifest has the statements to restore it by hand: docs/archive.md",
+            )
+        server = shard.server
+    return Request(server=server, row=row, target=target, path=path, data=data, manifest=manifest)
+
+
+def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:
+    """A path is one in a target of the topology, or that of a file elsewhere."""
+    for target in targets(topology):
+        path = target.relative(archive)
+        if path is not None and target.size(path) is not None:
+            return target, path
+    return locate(topology, row.logical if row else "", archive)
+
+
+# --- does it fit? ---------------------------------------------------------------------------------
+
+
+def check_columns(manifest: Manifest, parent: Table) -> None:
+    """Raises ArchiveError (PS551): a column of the file has no place in the table any more."""
+    gone = [c.name for c in manifest.columns if parent.column(c.name) is None]
+    if gone and manifest.rows:
+        raise ArchiveError(
+            f'the {manifest.rows} rows of partition "{manifest.partition}" have columns that table '
+            f'"{parent.name}" has no more: {_quoted(gone)}',
+            code="PS551",
+            hint=BESIDE,
+        )
+    stored = set(parent.stored_columns)
+    made = [c.name for c in manifest.columns if c.name not in stored]
+    if made and manifest.rows:
+        raise ArchiveError(
+            f'the {manifest.rows} rows of partition "{manifest.partition}" have columns that are '
+            f'generated in table "{parent.name}" now: {_quoted(made)}',
+            code="PS551",
+            hint=BESIDE,
+        )
+
+
+BESIDE = "`parlant-shard archive restore --beside` restores it as a table of its own"
+
+
+def check_range(manifest: Manifest, leaves: list[Table]) -> None:
+    """Raises ArchiveError (PS550): a partition covers the range, or a part of it."""
+    for leaf in leaves:
+        bound = leaf.bound
+        if bound is None or bound.default:
+            continue
+        below = bound.upper is not None and manifest.lower is not None
+        above = bound.lower is not None and manifest.upper is not None
+        if below and bound.upper <= manifest.lower:  # type: ignore[operator]  # `below` says so
+            continue
+        if above and bound.lower >= manifest.upper:  # type: ignore[operator]
+            continue
+        raise ArchiveError(
+            f'partition "{manifest.partition}" ({manifest.lower} to {manifest.upper}) overlaps '
+            f'partition "{leaf.name}" ({bound.lower} to {bound.upper})',
+            code="PS550",
+            hint=BESIDE,
+        )
+
+
+def check_name(row: Retired | None, catalog: Catalog, partition: str) -> None:
+    """Raises ArchiveError (PS549): the partition is there, or something else has its name."""
+    table = catalog.tables.get(partition)
+    if table is not None and not (row is not None and row.state == "restoring" and row.present):
+        where = "attached" if table.parent else "there, detached"
+        state = f' (state "{row.state}")' if row is not None and row.known else ""
+        raise ArchiveError(
+            f'table "{partition}" is {where} already{state}',
+            code="PS549",
+            hint="drop or rename it first, where it is not the partition itself",
+        )
+    if partition in catalog.other_relations or partition in catalog.views:
+        raise ArchiveError(
+            f'something else is called "{partition}"',
+            code="PS549",
+            hint="rename it first",
+        )
+
+
+def check_ddl(manifest: Manifest) -> None:
+    """Raises ArchiveError (PS554): the manifest's statements do more than make the table.
+
+    Whoever can write into the archive must not run statements as us.
+    """
+    try:
+        trees = [postgast.parse(text) for text in manifest.ddl]
+    except postgast.PgQueryError:
+        trees = []
+    kinds = []
+    for tree in trees:
+        for statement in tree.stmts:
+            kind = statement.stmt.WhichOneof("node")
+            relation = (
+                statement.stmt.create_stmt.relation
+                if kind == "create_stmt"
+                else statement.stmt.index_stmt.relation
+            )
+            place = (relation.schemaname, relation.relname)
+            right = place == (manifest.namespace, manifest.partition)
+            kinds.append(kind if right else "")
+    if not kinds or kinds[0] != "create_stmt" or set(kinds[1:]) - {"index_stmt"}:
+        raise ArchiveError(
+            f'the manifest of partition "{manifest.partition}" holds statements that do not make '
+            "this one table",
+            code="PS554",
+            hint="look at the `ddl` of the manifest; restore it by hand if it is right",
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f'"{n}"' for n in names)

@@ -1,0 +1,578 @@
+"""Restore an archived partition: load it beside, verify it, then attach it without a scan.
+
+The table is made like the newest partition, under a CHECK that says what the bound will say (so
+that ATTACH reads nothing), loaded, compared with the manifest and committed as `restoring`. Foreign
+keys follow in two short steps each, then ATTACH. A kill in between leaves a table that no query
+sees, and the next run goes on there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg.sql import SQL, Composable, Identifier, Literal
+
+from parlant_shard import canonical, db, journal
+from parlant_shard.apply import Executor, Listener, quiet
+from parlant_shard.archive import check, load, settings, tally, trouble
+from parlant_shard.catalog import Bound, Column, ForeignKey, Retired, Table
+from parlant_shard.ddl import Ddl, render, text
+from parlant_shard.diff import by_parent
+from parlant_shard.errors import ApplyFailed, ArchiveError, Locked
+from parlant_shard.maintain import indexes, leaf
+from parlant_shard.maintain.site import Site
+from parlant_shard.maintain.tasks import Found
+from parlant_shard.names import suffixed
+from parlant_shard.plan import Kind, Lock, Plan, Step
+from parlant_shard.plan.model import TIMEOUTS
+from parlant_shard.restore.request import (
+    BESIDE,
+    Request,
+    check_columns,
+    check_ddl,
+    check_name,
+    check_range,
+    find,
+    row_of,
+)
+from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Interval, Topology
+
+# How long a restored partition stays where the table has no grace of its own.
+_GRACE = Interval(7, "day")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What came back. `state` is restored (attached) or detached (beside)."""
+
+    table: str
+    server: str
+    shard: str
+    partition: str
+    rows: int
+    path: str
+    state: str
+    kept_until: datetime
+    steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "server": self.server,
+            "shard": self.shard,
+            "partition": self.partition,
+            "rows": self.rows,
+            "path": self.path,
+            "state": self.state,
+            "kept_until": f"{self.kept_until.isoformat()}Z",
+            "steps": self.steps,
+        }
+
+
+def restore(
+    topology: Topology,
+    partition: str,
+    *,
+    beside: bool = False,
+    keep: Interval | None = None,
+    archive: str | None = None,
+    listener: Listener = quiet,
+) -> Restored:
+    """Bring an archived partition back from its archive, or from that of a path.
+
+    Attached, `maintain` leaves it alone for `keep` (default: the table's grace); `beside`, it is a
+    table of its own, and is archived again after that time. Raises ArchiveError, Locked (PS501,
+    PS555), CannotConnect, ApplyFailed; then nothing is visible that was not before.
+    """
+    request = _asked(topology, partition, archive)
+    parent = request.row.parent if request.row else request.manifest.parent
+    with ExitStack() as stack:
+        token = secrets.token_hex(4)
+        sites = {
+            name: Site(topology, name, token)
+            for name in dict.fromkeys([topology.coordinator, request.server])
+        }
+        for site in sites.values():
+            stack.callback(site.close)
+            site.open()
+        site = sites[request.server]
+        found = site.read(listener, only=parent)
+        if parent not in found.tables:
+            raise _not_ours(site, parent)
+        # The row as it is under the lock: another run may have been faster.
+        request = replace(request, row=row_of(site.connection, topology, partition))
+        work = _Restoring(topology, site, found, request, listener, beside=beside, keep=keep)
+        try:
+            return work.run(sites[topology.coordinator].connection)
+        except OSError as error:
+            raise _unreadable(request, error) from error
+        finally:
+            work.close()
+
+
+def _asked(topology: Topology, partition: str, archive: str | None) -> Request:
+    """The archive, read to its end: what is damaged is found before anything is made."""
+    try:
+        request = find(topology, partition, archive)
+    except OSError as error:
+        raise ArchiveError(
+            f'the archive of partition "{partition}" cannot be read: {error}',
+            code="PS541",
+            hint="look whether the target can be reached; nothing was changed",
+        ) from error
+    try:
+        with request.target.open(request.data) as file:
+            check(file, request.manifest)
+    except OSError as error:
+        raise _unreadable(request, error) from error
+    return request
+
+
+def _unreadable(request: Request, error: OSError) -> ArchiveError:
+    return trouble(request.target, f'restoring "{request.manifest.partition}"', error)
+
+
+def _not_ours(site: Site, parent: str) -> Exception:
+    if parent in site.elsewhere:
+        return Locked(
+            f'another run works on table "{parent}" of server "{site.server}"',
+            code="PS555",
+            hint="wait for it; nothing was changed",
+        )
+    return ArchiveError(
+        f'server "{site.server}" has no partitioned table "{parent}" of this topology',
+        code="PS548",
+        hint="the manifest has the statements to restore it by hand: docs/archive.md",
+    )
+
+
+class _Restoring(Executor):
+    def __init__(
+        self,
+        topology: Topology,
+        site: Site,
+        found: Found,
+        request: Request,
+        listener: Listener,
+        *,
+        beside: bool,
+        keep: Interval | None,
+    ) -> None:
+        super().__init__(
+            topology,
+            uuid4(),
+            listener,
+            application=f"parlant-shard maintain {site.token} {topology.name}"[:63],
+            peers={},
+        )
+        self.site, self.found, self.request = site, found, request
+        self.beside, self.keep = beside, keep
+        self.manifest = request.manifest
+        self.row: Retired | None = request.row
+        self.name = self.manifest.partition
+        self.ddl = Ddl(topology.namespace)
+        self.table = self.ddl.name(self.name)
+        self.now = found.facts.now
+        self.parent = found.catalog.tables[self._parent_name()]
+        self.leaves = by_parent(found.catalog.tables.values()).get(self.parent.name, [])
+        self.bound = Bound(lower=self.manifest.lower, upper=self.manifest.upper)
+        self.check_name = suffixed(self.name, "archive_bound")
+
+    def _parent_name(self) -> str:
+        return self.row.parent if self.row else self.manifest.parent
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def run(self, coordinator: db.Connection) -> Restored:
+        row = self.row
+        if row is not None and row.state == "restored" and row.known and not self.beside:
+            return self._kept(row)
+        resumed = self._is_resumed()
+        if not resumed:
+            check_name(row, self.found.catalog, self.name)
+        if self.beside:
+            check_ddl(self.manifest)
+        else:
+            check_range(self.manifest, [t for t in self.leaves if t.name != self.name])
+            check_columns(self.manifest, self.parent)
+        steps = tuple(self._steps(resumed))
+        plan = Plan(
+            topology=self.topology.name,
+            file=str(self.topology.file),
+            sha256=self.topology.sha256,
+            schema_sha256="",
+            fingerprint=hashlib.sha256(self.request.recorded.encode()).hexdigest(),
+            steps=steps,
+        )
+        journal.begin(
+            coordinator, self.run_id, plan, command="archive restore", fingerprint=plan.fingerprint
+        )
+        state, detail = "interrupted", None
+        try:
+            for step in steps:
+                self._step(step)
+            state = "done"
+        except Exception as error:
+            state, detail = "failed", str(error)
+            raise
+        finally:
+            journal.finish(coordinator, self.run_id, state, detail)
+        return self._restored(len(steps))
+
+    def _is_resumed(self) -> bool:
+        """Whether an earlier run loaded these very rows, and was killed before the attach."""
+        row = self.row
+        return (
+            row is not None
+            and row.state == "restoring"
+            and row.present
+            and not self.beside
+            and row.archive == self.request.recorded
+        )
+
+    def _kept(self, row: Retired) -> Restored:
+        until = row.kept_until or self.now
+        if self.keep is not None:
+            until = self._until()
+            self.site.connection.execute(
+                queries("archive")["keep"],
+                {"topology": self.topology.name, "name": self.name, "kept_until": until},
+            )
+        return replace(self._restored(0), kept_until=until)
+
+    def _restored(self, steps: int) -> Restored:
+        return Restored(
+            table=self.manifest.table,
+            server=self.site.server,
+            shard=self.manifest.shard,
+            partition=self.name,
+            rows=self.manifest.rows,
+            path=self.request.target.whole(self.request.path),
+            state="detached" if self.beside else "restored",
+            kept_until=self._until(),
+            steps=steps,
+        )
+
+    def _grace(self) -> timedelta:
+        options = self.topology.tables.get(self.manifest.table)
+        partition = options.partition if options else None
+        return (partition.grace if partition else _GRACE).timedelta
+
+    def _until(self) -> datetime:
+        return self.now + (self._grace() if self.keep is None else self.keep.bounds[1])
+
+    def _check_lock(self) -> None:
+        """Raise ApplyFailed (PS516) where the session with the locks is gone."""
+        try:
+            self.site.connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            self.stop.set()
+            raise ApplyFailed(
+                f'the session with the locks of server "{self.site.server}" was lost; another run '
+                "may have taken over",
+                code="PS516",
+                hint="run the same command again: it resumes",
+            ) from error
+
+    # --- the plan ---------------------------------------------------------------------------------
+
+    def _steps(self, resumed: bool) -> Iterator[Step]:
+        if self.beside:
+            yield self._planned(
+                f'create table "{self.name}" and load its {self.manifest.rows} archived rows',
+                *map(text, self.manifest.ddl),
+                self.ddl.copy_in(self.table, self.manifest.names),
+                kind=Kind.ARCHIVE,
+            )
+            return
+        there = self.found.catalog.tables.get(self.name) if resumed else None
+        if there is None:
+            yield self._planned(
+                f'create table "{self.name}" and load its {self.manifest.rows} archived rows',
+                *self._create(self._like()),
+                self.ddl.copy_in(self.table, self.manifest.names),
+                *self._finish(self._like()),
+                kind=Kind.ARCHIVE,
+            )
+        for key in self.parent.foreign_keys:
+            yield from self._foreign_key(key, there)
+        yield self._planned(
+            f'attach partition "{self.name}" to "{self.parent.name}"', *self._attach()
+        )
+
+    def _planned(
+        self,
+        title: str,
+        *sql: Composable,
+        kind: Kind = Kind.METADATA,
+        lock: Lock = Lock.ACCESS_EXCLUSIVE,
+    ) -> Step:
+        statements = tuple(render(s) for s in sql)
+        digest = hashlib.sha256("\0".join((self.site.server, *statements)).encode()).hexdigest()
+        return Step(
+            id=digest[:12],
+            phase=0,
+            server=self.site.server,
+            shard=self.manifest.shard,
+            title=title,
+            sql=statements,
+            transactional=kind is not Kind.ARCHIVE,
+            lock=lock,
+            hazards=(),
+            lock_timeout_ms=TIMEOUTS[kind][0],
+            statement_timeout_ms=TIMEOUTS[kind][1],
+            kind=kind,
+        )
+
+    def _foreign_key(self, key: ForeignKey, there: Table | None) -> Iterator[Step]:
+        """Not with the table: the lock on what it refers to would last as long as the load."""
+        mine = next((k for k in there.foreign_keys if k.name == key.name), None) if there else None
+        if mine is None:
+            yield self._planned(
+                f'add foreign key "{key.name}" to "{self.name}"',
+                self.ddl.alter(
+                    self.name,
+                    SQL("ADD ") + self.ddl.named_foreign_key(key) + SQL(" NOT VALID"),
+                ),
+                lock=Lock.SHARE_ROW_EXCLUSIVE,
+            )
+        if mine is None or not mine.valid:
+            yield self._planned(
+                f'validate foreign key "{key.name}" of "{self.name}"',
+                self.ddl.alter(
+                    self.name, SQL("VALIDATE CONSTRAINT {}").format(Identifier(key.name))
+                ),
+                kind=Kind.VALIDATE,
+                lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+            )
+
+    def _attach(self) -> Iterator[Composable]:
+        placed = replace(self.parent, name=self.name, bound=self.bound)
+        yield self.ddl.attach(self.parent, placed)
+        yield self.ddl.alter(
+            self.name, SQL("DROP CONSTRAINT {}").format(Identifier(self.check_name))
+        )
+        yield SQL(
+            "UPDATE parlant_shard.retired SET state = 'restored', detached_at = NULL, "
+            "kept_until = {}::timestamp, updated_at = pg_catalog.now() "
+            "WHERE topology = {} AND name = {} AND state = 'restoring'"
+        ).format(
+            Literal(self._until().isoformat(sep=" ")),
+            Literal(self.topology.name),
+            Literal(self.name),
+        )
+
+    # --- the table --------------------------------------------------------------------------------
+
+    def _like(self) -> Table:
+        """The table, as its newest sibling is; without the indexes whose window it has left."""
+        sibling = leaf.newest(t for t in self.leaves if t.name != self.name)
+        if sibling is None:
+            raise ApplyFailed(
+                f'table "{self.parent.name}" has no partition that this one could be made like',
+                code="PS530",
+                hint=f"run `parlant-shard apply {self.topology.file}`",
+            )
+        logical = self.manifest.table
+        rolling = indexes.windows(self.topology.indexes, logical)
+        patterns = indexes.patterns(rolling, logical, tuple(self.leaves))
+        past = {
+            patterns[n].definition
+            for n in patterns
+            if indexes.outside(self.bound.upper, rolling[n], self.now)
+        }
+        return leaf.like(sibling, self.parent, self.name, self.bound, self.manifest.shard, past)
+
+    def _create(self, table: Table) -> Iterator[Composable]:
+        yield self.ddl.create_leaf(self.parent, table, checked=False)
+        for column in self._stricter():
+            yield self.ddl.alter(
+                self.name, SQL("ALTER COLUMN {} DROP NOT NULL").format(Identifier(column.name))
+            )
+
+    def _stricter(self) -> list[Column]:
+        """Columns that admitted NULL when they were archived: first such rows are counted."""
+        loose = {c.name for c in self.manifest.columns if not c.not_null}
+        keys = {c for k in self.parent.keys for c in k.columns}
+        return [
+            c
+            for c in self.parent.columns
+            if c.not_null and c.name in loose and c.name not in keys and not c.identity
+        ]
+
+    def _finish(self, table: Table) -> Iterator[Composable]:
+        """All that a partition has, and the CHECK that spares ATTACH its scan."""
+        for column in self._stricter():
+            yield self.ddl.alter(
+                self.name, SQL("ALTER COLUMN {} SET NOT NULL").format(Identifier(column.name))
+            )
+        for item in self.parent.checks:
+            yield self.ddl.alter(
+                self.name, SQL("ADD ") + self.ddl.constraint(item.name, item.definition)
+            )
+        yield self.ddl.alter(
+            self.name,
+            SQL("ADD CONSTRAINT {} CHECK (").format(Identifier(self.check_name))
+            + self._inside()
+            + SQL(")"),
+        )
+        yield from self.ddl.equip(table)
+
+    def _inside(self) -> Composable:
+        assert self.parent.partition_by is not None
+        column = Identifier(self.parent.partition_by)
+        found: list[Composable] = [SQL("{} IS NOT NULL").format(column)]
+        control = self.parent.column(self.parent.partition_by)
+        assert control is not None
+        zone = "+00" if "with time zone" in control.type else ""
+        for sign, moment in ((">=", self.bound.lower), ("<", self.bound.upper)):
+            if moment is not None:
+                found.append(
+                    SQL("{} " + sign + " {}::{}").format(
+                        column,
+                        Literal(f"{moment:%Y-%m-%d %H:%M:%S}{zone}"),
+                        text(control.type),
+                    )
+                )
+        return SQL(" AND ").join(found)
+
+    # --- the load ---------------------------------------------------------------------------------
+
+    def _archive(self, step: Step) -> None:
+        """One transaction: the table with its rows, compared with the manifest, and its row."""
+
+        def work(connection: db.Connection) -> None:
+            settings(connection)
+            if self.row is not None and self.row.state == "restoring" and self.row.present:
+                # What a killed run loaded for another purpose. It was never visible.
+                connection.execute(SQL("DROP TABLE {}").format(self.table))
+            taken = connection.execute(
+                queries("archive")["taken"], {"table": self._qualified()}
+            ).fetchone()
+            if taken is None or taken["found"]:
+                raise ArchiveError(
+                    f'table "{self.name}" is there already',
+                    code="PS549",
+                    hint="drop or rename it first, where it is not the partition itself",
+                )
+            before: list[Composable] = [text(s) for s in self.manifest.ddl]
+            after: list[Composable] = []
+            if not self.beside:
+                before, after = list(self._create(self._like())), list(self._finish(self._like()))
+            for statement in before:
+                connection.execute(text(render(statement)))
+            with self.request.target.open(self.request.data) as file:
+                load(connection, self.ddl, self.table, self.manifest.names, file, self.manifest)
+            if tally(connection, self.ddl, self.table, self.manifest.names) != (
+                self.manifest.rows,
+                self.manifest.checksum.value,
+            ):
+                raise self._differs()
+            if not self.beside:
+                self._check_rows(connection)
+            for statement in after:
+                connection.execute(text(render(statement)))
+            self._record(connection)
+
+        try:
+            self.transaction(step, work)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            wrapped = db.wrap(error, server=self.site.server, doing=f'restoring "{self.name}"')
+            raise ArchiveError(
+                wrapped.message, code="PS552", hint=None if self.beside else BESIDE
+            ) from error
+
+    def _differs(self) -> ArchiveError:
+        changed = []
+        for column in self.manifest.columns:
+            now = self.parent.column(column.name)
+            if now is not None and now.type != column.type:
+                changed.append(f'"{column.name}" from {column.type} to {now.type}')
+        why = f"; types changed: {', '.join(changed)}" if changed and not self.beside else ""
+        return ArchiveError(
+            f'the rows of partition "{self.name}" are not the same in the table as in the archive'
+            f"{why}",
+            code="PS552",
+            hint=None if self.beside else BESIDE,
+        )
+
+    def _check_rows(self, connection: db.Connection) -> None:
+        """Raises ArchiveError (PS552): how many rows do not fulfil which constraints."""
+        found = []
+        for what, condition in self._conditions():
+            row = connection.execute(
+                SQL("SELECT count(*) AS rows FROM ONLY {} AS archived WHERE ").format(self.table)
+                + condition
+            ).fetchone()
+            if row is not None and row["rows"]:
+                found.append(f"{row['rows']} rows {what}")
+        if found:
+            raise ArchiveError(
+                f'partition "{self.name}" cannot be attached to "{self.parent.name}" any more: '
+                f"{'; '.join(found)}",
+                code="PS552",
+                hint=BESIDE,
+            )
+
+    def _conditions(self) -> Iterator[tuple[str, Composable]]:
+        for column in self._stricter():
+            yield (
+                f'have no value in "{column.name}", which needs one now',
+                SQL("{} IS NULL").format(Identifier(column.name)),
+            )
+        for item in self.parent.checks:
+            if item.definition.endswith("NOT ENFORCED"):
+                continue
+            expression = item.definition.removeprefix("CHECK ").removesuffix(" NO INHERIT")
+            yield (
+                f'do not fulfil CHECK "{item.name}"',
+                SQL("NOT (") + text(expression) + SQL(")"),
+            )
+        for key in self.parent.foreign_keys:
+            pairs = list(zip(key.columns, key.ref_columns, strict=True))
+            yield (
+                f'refer to rows of "{key.ref_table}" that are gone (foreign key "{key.name}")',
+                SQL(" AND ").join(
+                    SQL("archived.{} IS NOT NULL").format(Identifier(mine)) for mine, _ in pairs
+                )
+                + SQL(" AND NOT EXISTS (SELECT FROM {} AS referenced WHERE ").format(
+                    self.ddl.name(key.ref_table)
+                )
+                + SQL(" AND ").join(
+                    SQL("referenced.{} = archived.{}").format(Identifier(theirs), Identifier(mine))
+                    for mine, theirs in pairs
+                )
+                + SQL(")"),
+            )
+
+    def _record(self, connection: db.Connection) -> None:
+        connection.execute(
+            queries("archive")["loaded"],
+            {
+                "topology": self.topology.name,
+                "name": self.name,
+                "table": self._qualified(),
+                "logical": self.manifest.table,
+                "shard": self.manifest.shard,
+                "parent": self.parent.name,
+                "lower": self.bound.lower,
+                "upper": self.bound.upper,
+                "state": "detached" if self.beside else "restoring",
+                # After the grace it is archived again: --keep moves that moment.
+                "detached_at": self._until() - self._grace() if self.beside else None,
+                "archive": self.request.recorded,
+                "rows": self.manifest.rows,
+            },
+        )
+
+    def _qualified(self) -> str:
+        return f"{canonical.quote(self.topology.namespace)}.{canonical.quote(self.name)}"

@@ -1,0 +1,361 @@
+"""Archived partitions come back: the same rows, visible where they were, or beside."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from protocol import SCHEMA, World, layout
+from test_archive import (
+    RICH,
+    copied,
+    expire,
+    files,
+    fill,
+    kept,
+    manifest_of,
+    retired,
+    stored,
+    there,
+    this_month,
+)
+from test_maintain import bounds, maintain, months, now_of, pending, put, settled
+from test_maintain_crash import written
+
+from parlant_shard import db
+from parlant_shard.archive import listing, parse
+from parlant_shard.cli import run
+from parlant_shard.errors import ArchiveError, Exit, Locked
+from parlant_shard.locks import run_lock
+from parlant_shard.restore import restore
+from parlant_shard.topology import Interval
+from servers import Clusters
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture
+def world(tmp_path: Path, clusters: Clusters) -> World:
+    """Give the databases of one server."""
+    return World(tmp_path, clusters)
+
+
+def test_rows_come_back_and_go_again(tmp_path: Path, clusters: Clusters) -> None:
+    """Through the parent and the federated view; then the same file takes them again."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout({"s1": ["a"], "s2": ("east", ["b"])}, ddl=RICH, tables=kept())
+    world.apply(what)
+    fill(world, now_of(world))
+    name, columns = this_month(world), stored(world)
+    before = copied(world, name, columns)
+    later, report = expire(world, what)
+    assert [f.message for f in report.failures] == []
+    assert world.value("SELECT count(*) FROM log_global") == 0
+    settled(world, what, later)
+
+    found = restore(world.load(what), name, keep=Interval(300, "day"))
+    assert (found.rows, found.state) == (6, "restored")
+    assert copied(world, "log_s1", columns) == before
+    assert world.value("SELECT count(*) FROM log_global") == 6
+    assert world.value("SELECT size FROM log_s1 WHERE body = E'tab\\there'") == 8
+    # The CHECK that spared ATTACH its scan is gone, and all that siblings have is there.
+    world.settled(what)
+    assert retired(world)[name][0] == "restored"
+    (run_,) = world.rows(
+        "SELECT command, state FROM parlant_shard.run WHERE command = 'archive restore'"
+    )
+    assert run_ == ("archive restore", "done")
+    assert {e.partition: e.state for e in listing(world.load(what))[0]}[name] == "restored"
+    # A second one finds it there; --keep moves the end.
+    assert restore(world.load(what), name).steps == 0
+    again = restore(world.load(what), name, keep=Interval(250, "day"))
+    until = world.value("SELECT kept_until FROM parlant_shard.retired WHERE kept_until IS NOT NULL")
+    assert until == again.kept_until
+
+    # Expired by the clock of months ago, and yet kept until then.
+    maintain(world, what, until - timedelta(days=1))
+    assert world.value("SELECT count(*) FROM log_s1") == 6
+    inventory = files(world)
+    now = until + timedelta(days=1)
+    maintain(world, what, now)
+    assert world.value("SELECT count(*) FROM log_s1") == 0
+    assert there(world, name)
+    maintain(world, what, now + timedelta(days=8))
+    assert not there(world, name)
+    assert retired(world)[name][0] == "archived"
+    mine = [f for f in files(world) if name in f]
+    assert mine == [f for f in inventory if name in f]
+    assert {e.state for e in listing(world.load(what), verify=True)[0]} == {"archived"}
+
+
+def test_attach_scans_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL says itself what it reads: the CHECK implies the bound, the key is adopted."""
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    said: list[str] = []
+    original = db.bare
+
+    def bare(*args: Any, **more: Any) -> db.Connection:
+        connection = original(*args, **more)
+        connection.add_notice_handler(lambda d: said.append(d.message_primary or ""))
+        return connection
+
+    monkeypatch.setattr(db, "bare", bare)
+    monkeypatch.setitem(db.SESSION, "client_min_messages", "debug1")
+    restore(world.load(what), name)
+    assert any(name in text and "is implied by existing constraints" in text for text in said)
+    checked = [text for text in said if "validating foreign key constraint" in text]
+    assert len(checked) == 1, checked
+    # By our VALIDATE, not under the locks of ATTACH.
+    implied = next(text for text in said if "is implied by existing" in text)
+    assert said.index(checked[0]) < said.index(implied)
+    assert world.value("SELECT count(*) FROM log_s1") == 1
+
+
+def test_beside(world: World) -> None:
+    what = layout({"s1": ["a"]}, ddl=RICH, tables=kept(grace="2 days"))
+    world.apply(what)
+    fill(world, now_of(world))
+    name, columns = this_month(world), stored(world)
+    before = copied(world, name, columns)
+    later, _ = expire(world, what)
+    now = now_of(world)
+    found = restore(world.load(what), name, beside=True, keep=Interval(30, "day"))
+    assert found.state == "detached"
+    assert copied(world, name, columns) == before
+    assert world.value("SELECT count(*) FROM log_s1") == 0
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(what), name)
+    assert caught.value.code == "PS549"
+    maintain(world, what, now + timedelta(days=29))
+    assert there(world, name)
+    count = len(files(world))
+    maintain(world, what, now + timedelta(days=31))
+    assert not there(world, name)
+    assert retired(world)[name][0] == "archived"
+    assert len(files(world)) == count
+    settled(world, what, later)
+
+
+def test_a_table_that_has_moved_on(world: World) -> None:
+    """A column more: its default. A parent row gone, a CHECK, a column less: one clear error."""
+    what = layout({"s1": ["a", "b"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    later = layout(
+        {"s1": ["a", "b"]},
+        ddl=SCHEMA.replace("body text\n", "body text, extra integer DEFAULT 7 NOT NULL\n"),
+        tables=kept(),
+    )
+    world.apply(later)
+    topology = world.load(later)
+
+    world.execute("BEGIN; DELETE FROM log_s1; DELETE FROM item_s1; COMMIT")
+    with pytest.raises(ArchiveError) as caught:
+        restore(topology, name)
+    assert caught.value.code == "PS552"
+    assert '1 rows refer to rows of "item_s1" that are gone' in caught.value.message
+    assert "--beside" in (caught.value.hint or "")
+    assert not there(world, name)
+    assert retired(world)[name][0] == "archived"
+
+    item = manifest_row(world, name)[1]
+    world.execute(
+        f"INSERT INTO item_s1 (id, workspace_id, account_id) SELECT '{item}', 'a', id "
+        "FROM account_s1 LIMIT 1"
+    )
+    restore(topology, name)
+    assert world.value("SELECT extra FROM log_s1") == 7
+    world.settled(later)
+    world.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name}", f"DROP TABLE {name}")
+
+    fewer = layout(
+        {"s1": ["a", "b"]},
+        ddl=SCHEMA.replace("  body text\n", "  note text\n"),
+        tables=kept(),
+    )
+    world.apply(fewer, allow=frozenset({"deletes-data", "drops-object"}))
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(fewer), name)
+    assert caught.value.code == "PS551"
+    assert '"body"' in caught.value.message
+    assert "1 rows" in caught.value.message
+    assert not there(world, name)
+    restore(world.load(fewer), name, beside=True)
+    assert world.value(f"SELECT count(*) FROM {name} WHERE body IS NULL") == 1
+
+
+def manifest_row(world: World, name: str) -> tuple[str, str]:
+    """Return id and item of the only row of an archive."""
+    file, manifest = manifest_of(world, name)
+    data = file.with_name(manifest["file"]["name"]).read_bytes()
+    text = zstandard.ZstdDecompressor().decompressobj().decompress(data).decode()
+    fields = dict(zip((c["name"] for c in manifest["columns"]), text.split("\t"), strict=True))
+    return fields["id"], fields["item_id"]
+
+
+def test_a_workspace_that_is_elsewhere_now(world: World) -> None:
+    what = layout({"s1": ["a", "b"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    world.execute("DELETE FROM item_s1", "DELETE FROM account_s1")
+    without = layout({"s1": ["b"], "s2": ["a"]}, tables=kept())
+    world.apply(without)
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(without), name)
+    assert caught.value.code == "PS552"
+    assert '1 rows do not fulfil CHECK "log_s1_workspace_check"' in caught.value.message
+    assert not there(world, name)
+
+
+def test_a_range_that_is_taken(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    start = months(now_of(world), 0)
+    world.execute(
+        f"CREATE TABLE wide PARTITION OF log_s1 FOR VALUES FROM ('{start.isoformat()}Z') "
+        f"TO ('{start + timedelta(days=3)}Z')"
+    )
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(what), name)
+    assert caught.value.code == "PS550"
+    assert 'overlaps partition "wide"' in caught.value.message
+    world.execute("DROP TABLE wide", f"CREATE VIEW {name} AS SELECT 1")
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(what), name)
+    assert caught.value.code == "PS549"
+    world.execute(f"DROP VIEW {name}", f"CREATE TABLE {name} ()")
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(what), name, beside=True)
+    assert caught.value.code == "PS549"
+    assert (
+        world.value(
+            f"SELECT count(*) FROM pg_attribute WHERE attrelid = '{name}'::regclass AND attnum > 0"
+        )
+        == 0
+    )
+
+
+def test_damaged_archives_make_nothing(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    manifest, content = manifest_of(world, name)
+    data = manifest.with_name(content["file"]["name"])
+    whole, text = data.read_bytes(), manifest.read_text()
+
+    def refused(code: str, *options: str) -> str:
+        file = str(written(world, what))
+        capfd.readouterr()
+        assert run(["archive", "restore", file, name, "--output", "json", *options]) == 1
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        error = json.loads(line)["error"]
+        assert error["code"] == code, error
+        assert error["hint"]
+        assert not there(world, name)
+        assert retired(world)[name][0] == "archived"
+        return str(error["message"])
+
+    for damaged in (whole[:-1], whole + b"x", whole[:40] + b"\0" + whole[41:], b""):
+        data.write_bytes(damaged)
+        assert "corrupt" in refused("PS542")
+        assert "corrupt" in refused("PS542", "--beside")
+    data.write_bytes(whole)
+    for damaged in (text[:-40], text.replace('"rows": 1', '"rows": 9'), "[]", "\x00", "{}"):
+        manifest.write_text(damaged)
+        refused("PS543")
+    manifest.unlink()
+    refused("PS553")
+    manifest.write_text(text)
+    data.unlink()
+    refused("PS553")
+    data.write_bytes(whole)
+    # Somebody who can write there writes statements, and a digest that is right.
+    evil = parse(text.encode(), where="x").model_copy(
+        update={"ddl": (*content["ddl"], "DROP TABLE account_s1")}
+    )
+    manifest.write_text(evil.text())
+    refused("PS554", "--beside")
+    manifest.write_text(text)
+    assert run(["archive", "restore", str(written(world, what)), "log_s1_p1999"]) == 1
+    assert "PS548" in capfd.readouterr().err
+    assert run(["archive", "restore", str(written(world, what)), name, "--keep", "long"]) == 4
+    assert "PS556" in capfd.readouterr().err
+    assert run(["archive", "restore", str(written(world, what)), name, "--keep", "1 year"]) == 0
+    assert "is attached to" in capfd.readouterr().out
+    assert pending(world, what) == []
+
+
+def test_another_archive_of_the_partition(world: World) -> None:
+    """What was changed after a restore is archived apart; both can be had."""
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    later, _ = expire(world, what)
+    first = manifest_of(world, name)[0]
+    restore(world.load(what), name, beside=True)
+    world.execute(f"UPDATE {name} SET body = 'second'")
+    maintain(world, what, later)
+    second = manifest_of(world, name)[0]
+    assert first != second
+    states = {e.path: e.state for e in listing(world.load(what))[0]}
+    assert (states[str(first)], states[str(second)]) == ("unrecorded", "archived")
+    restore(world.load(what), name, archive=str(first))
+    assert world.rows("SELECT body FROM log_s1") == [(None,)]
+    # Also where no server knows of it, and from another place.
+    world.execute(
+        f"ALTER TABLE log_s1 DETACH PARTITION {name}",
+        f"DROP TABLE {name}",
+        "DELETE FROM parlant_shard.retired",
+    )
+    aside = world.directory / "aside"
+    aside.mkdir()
+    for file in second.parent.glob(f"{second.stem}*"):
+        (aside / file.name).write_bytes(file.read_bytes())
+    restore(world.load(what), name, archive=str(aside / second.name))
+    assert world.rows("SELECT body FROM log_s1") == [("second",)]
+    assert retired(world)[name][0] == "restored"
+
+
+def test_restore_beside_others(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    expire(world, what)
+    topology = world.load(what)
+    with run_lock(topology), pytest.raises(Locked) as caught:
+        restore(topology, name)
+    assert caught.value.code == "PS501"
+    key = "parlant-shard maintain public.log_s1"
+    with world.connect() as other:
+        other.execute("SET application_name = 'parlant-shard maintain-lock 00000000'")
+        other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+        with pytest.raises(Locked) as caught:
+            restore(topology, name)
+    assert (caught.value.code, caught.value.exit_code) == ("PS555", Exit.LOCKED)
+    assert not there(world, name)
+    # A reader of the table does not wait for the load, and the attach waits for nobody.
+    with world.connect() as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM log_s1")
+        restore(topology, name)
+        assert reader.execute("SELECT count(*) FROM log_s1").fetchone() == (1,)
+    assert (f"{months(now_of(world), 0)}", f"{months(now_of(world), 1)}") in bounds(world)
