@@ -22,6 +22,7 @@ from parlant_shard.catalog import (
     Trigger,
     View,
 )
+from parlant_shard.control import Control
 
 _ACTIONS = {"r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
@@ -246,13 +247,10 @@ class Ddl:
 
     def attach(self, parent: Table, leaf: Table) -> Composed:
         assert leaf.bound is not None
-        assert parent.partition_by is not None
-        column = parent.column(parent.partition_by)
-        assert column is not None
         return self.alter(
             parent.name,
             SQL("ATTACH PARTITION {} ").format(self.name(leaf.name))
-            + bound(leaf.bound, zoned="with time zone" in column.type),
+            + bound(leaf.bound, control_of(parent)),
         )
 
     # --- views and types -------------------------------------------------------------------------
@@ -296,16 +294,22 @@ def fdw_options(options: Iterable[tuple[str, str]], verb: LiteralString = "") ->
     )
 
 
-def bound(value: Bound, *, zoned: bool) -> Composed:
-    """FOR VALUES; no offset for a column without time zone, which would ignore it."""
+def control_of(table: Table) -> Control:
+    """The control column of a partitioned table."""
+    assert table.partition_by is not None
+    column = table.column(table.partition_by)
+    assert column is not None
+    return Control.of(column.type, table.epoch)
+
+
+def bound(value: Bound, control: Control) -> Composed:
+    """FOR VALUES, in literals of the control column's type."""
     if value.default:
         return SQL("DEFAULT").format()
     return SQL("FOR VALUES FROM ({}) TO ({})").format(
-        _moment(value.lower, "MINVALUE", zoned), _moment(value.upper, "MAXVALUE", zoned)
+        _side(value.lower, "MINVALUE", control), _side(value.upper, "MAXVALUE", control)
     )
 
 
-def _moment(value: datetime | None, unbounded: LiteralString, zoned: bool) -> Composable:
-    if value is None:
-        return SQL(unbounded)
-    return Literal(f"{value:%Y-%m-%d %H:%M:%S}" + ("+00" if zoned else ""))
+def _side(value: datetime | None, unbounded: LiteralString, control: Control) -> Composable:
+    return SQL(unbounded) if value is None else Literal(control.literal(value))

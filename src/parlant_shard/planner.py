@@ -134,7 +134,12 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
     def read(server: str) -> tuple[Catalog, Facts]:
         with db.session(topology, server) as connection:
             about = facts(connection, server, topology.namespace)
-            found = introspect(connection, namespace=topology.namespace, topology=topology.name)
+            found = introspect(
+                connection,
+                namespace=topology.namespace,
+                topology=topology.name,
+                epochs=topology.epochs,
+            )
             named = {topology.isolation.role} if server in with_tables else set()
             return replace(found, roles=about.roles & named), about
 

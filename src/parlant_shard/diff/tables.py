@@ -46,7 +46,7 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
                 shard=managed.shard,
                 managed=managed,
                 foreign_keys=now,
-                weaker=table.kind is Relkind.PARTITIONED,
+                weaker=any(_is_weaker(table, leaf) for leaf in leaves.get(name, ())),
             )
             created.add(name)
             added += [
@@ -88,6 +88,13 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
         )
     yield from added
     yield from _dropped(server, live, desired, live_leaves)
+
+
+def _is_weaker(table: Table, leaf: Table) -> bool:
+    """Whether something is unique within a partition only."""
+    return any(table.partition_by not in key.columns for key in leaf.keys) or any(
+        index.unique and index.parent is None for index in leaf.indexes
+    )
 
 
 def _replaceable(

@@ -106,7 +106,12 @@ class Site:
         if not self.mine and self.elsewhere:
             # Another maintainer is changing all of it under our eyes.
             return Found(server=self.server, facts=about, catalog=Catalog(), tables=self.mine)
-        catalog = introspect(self.connection, namespace=namespace, topology=self.topology.name)
+        catalog = introspect(
+            self.connection,
+            namespace=namespace,
+            topology=self.topology.name,
+            epochs=self.topology.epochs,
+        )
         if catalog.internal_version != INTERNAL_VERSION:
             raise SchemaError(
                 f'server "{self.server}" has version {catalog.internal_version} of the schema '
@@ -147,8 +152,9 @@ class Site:
 
     def partitions(self) -> list[dict[str, Any]]:
         """Every partition with its bound, as it is now; a row without one for a table with none."""
+        epochs = self.topology.epochs
         return [
-            {**r, "bound": bound(r["bound"]) if r["partition"] else None}
+            {**r, "bound": bound(r["bound"], epochs.get(r["parent"])) if r["partition"] else None}
             for r in self._rows("bounds")
         ]
 

@@ -12,8 +12,9 @@ from enum import IntEnum
 from typing import Any
 
 from parlant_shard import changes as c
-from parlant_shard import partitions
+from parlant_shard import control, partitions
 from parlant_shard.catalog import Bound, Catalog, Check, Facts, ForeignKey, Managed, Relkind, Table
+from parlant_shard.ddl import control_of
 from parlant_shard.diff import by_parent
 from parlant_shard.maintain import indexes, leaf
 from parlant_shard.names import suffixed
@@ -98,6 +99,13 @@ class _Tasks:
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
         every = tuple(self.leaves.get(table.name, ()))
+        if table.epoch is not None and not control.plausible(
+            m for x in every if x.bound for m in (x.bound.lower, x.bound.upper)
+        ):
+            # Read in a wrong unit, every partition would be expired.
+            reason = f'the partitions of "{table.name}" do not count {table.epoch}'
+            yield self._task(managed, Noun.PREMAKE, reason)
+            return
         leaves = tuple(x for x in every if not x.detach_pending)
         pending = tuple(x for x in every if x.detach_pending)
         on: dict[str, Any] = {
@@ -187,7 +195,9 @@ class _Tasks:
             oldest = min((lower for lower, _ in bounds if lower is not None), default=None)
         retired = [(r.lower, r.upper) for r in self.live.retired if r.parent == table.name]
         missing = partitions.uncovered(
-            partitions.wanted(partition.every, self.now, partition.premake, oldest),
+            control_of(table).fitting(
+                partitions.wanted(partition.every, self.now, partition.premake, oldest)
+            ),
             [*bounds, *retired],
         )
         sibling = leaf.newest(leaves)
