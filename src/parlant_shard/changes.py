@@ -116,7 +116,10 @@ class CreateTable(OnTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePartition(OnTable):
+    """`default` is the default partition that must prove first that it holds no row of it."""
+
     parent: Table
+    default: Table | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

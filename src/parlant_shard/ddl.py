@@ -253,6 +253,17 @@ class Ddl:
             + bound(leaf.bound, control_of(parent)),
         )
 
+    def beside(self, parent: Table, bound: Bound) -> Composed:
+        """The condition that a row is in no partition of this bound, for a CHECK."""
+        assert parent.partition_by is not None
+        column, control = Identifier(parent.partition_by), control_of(parent)
+        sides = []
+        if bound.lower is not None:
+            sides.append(SQL("{} < {}").format(column, Literal(control.literal(bound.lower))))
+        if bound.upper is not None:
+            sides.append(SQL("{} >= {}").format(column, Literal(control.literal(bound.upper))))
+        return SQL(" OR ").join(sides)
+
     # --- views and types -------------------------------------------------------------------------
 
     def create_view(

@@ -91,6 +91,7 @@ def plan_of(state: State) -> Plan:
         coordinator=topology.coordinator,
         publication=publication_name(topology),
         slots=frozenset(subscription_name(topology, s) for s in servers),
+        now=state.facts[topology.coordinator].now,
     )
     live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
     changes = diff(live, state.desired.catalogs, context)

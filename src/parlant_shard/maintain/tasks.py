@@ -15,7 +15,7 @@ from parlant_shard import changes as c
 from parlant_shard import control, partitions
 from parlant_shard.catalog import Bound, Catalog, Check, Facts, ForeignKey, Managed, Relkind, Table
 from parlant_shard.ddl import control_of
-from parlant_shard.diff import by_parent
+from parlant_shard.diff import GUARD, by_parent, guarded
 from parlant_shard.maintain import indexes, leaf
 from parlant_shard.names import suffixed
 from parlant_shard.plan import Step, Target, build
@@ -124,7 +124,7 @@ class _Tasks:
         self.notices += [x for x in mended if isinstance(x, str)]
         changed = False
         work: tuple[tuple[Noun, Iterable[c.Change | str]], ...] = (
-            (Noun.FINALISE, self._finalise(on, managed, pending)),
+            (Noun.FINALISE, [*_unguard(on, leaves), *self._finalise(on, managed, pending)]),
             (Noun.REPAIR, [x for x in mended if not isinstance(x, str)]),
             (Noun.PREMAKE, self._premake(on, managed, table, leaves, rolling)),
             (Noun.ROLL, rolled),
@@ -218,13 +218,15 @@ class _Tasks:
                 if indexes.outside(upper, rolling[n], self.now)
             }
             assert sibling is not None
+            made = leaf.like(
+                sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
+            )
             yield c.CreatePartition(
                 server=on["server"],
                 shard=on["shard"],
                 parent=table,
-                table=leaf.like(
-                    sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
-                ),
+                table=made,
+                default=guarded(made, leaves, self.now),
             )
 
     def _detach(
@@ -264,6 +266,15 @@ class _Tasks:
         return taken is None or taken < self.found.facts.now - STATISTICS_AGE
 
 
+def _unguard(on: dict[str, Any], leaves: tuple[Table, ...]) -> list[c.Change]:
+    """A killed run left a guard: it refuses rows."""
+    return [
+        c.DropConstraint(**{**on, "table": x}, name=GUARD, why=c.Why.LEFTOVER)
+        for x in leaves
+        if any(check.name == GUARD for check in x.checks)
+    ]
+
+
 def _validate(on: dict[str, Any], table: Table, leaves: tuple[Table, ...]) -> list[c.Change]:
     """Partitions first: then their parent has nothing left to scan."""
     found: list[c.Change] = []
@@ -272,6 +283,6 @@ def _validate(on: dict[str, Any], table: Table, leaves: tuple[Table, ...]) -> li
         found += [
             c.ValidateConstraint(**{**on, "table": target}, name=item.name)
             for item in constraints
-            if not item.valid and not item.inherited
+            if not item.valid and not item.inherited and item.name != GUARD
         ]
     return found

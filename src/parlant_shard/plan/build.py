@@ -55,6 +55,7 @@ def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
                 kind=draft.kind,
                 probe=draft.probe,
                 secret=draft.secret,
+                undo=draft.undo,
             )
         )
     return tuple(steps)
