@@ -158,6 +158,25 @@ class AnalyzeTable(OnTable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRows(OnTable):
+    """Move rows out of a default partition of `table`, into `partitions`; the rest stays.
+
+    `remainder` is the default partition as it is afterwards.
+    """
+
+    default: Table
+    partitions: tuple[Table, ...]
+    remainder: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropCopies(OnTable):
+    """Drop what a killed run had copied out of a default partition of `table`."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DropTable(OnTable):
     populated: bool
     why: Why
@@ -420,6 +439,8 @@ Change = (
     | CreatePartition
     | FinalizeDetach
     | DetachPartition
+    | MoveRows
+    | DropCopies
     | SettleDetach
     | ForgetDetach
     | AnalyzeTable

@@ -228,22 +228,31 @@ class Ddl:
 
     def create_partition(self, parent: Table, leaf: Table) -> list[Composed]:
         """Standalone, with indexes of our names, then attached: no strong lock on the parent."""
+        return [
+            self.create_like(self.name(parent.name), leaf),
+            *self.furnish(leaf),
+            self.attach(parent, leaf),
+        ]
+
+    def create_like(self, parent: Identifier, leaf: Table) -> Composed:
         statement = SQL(
             "CREATE {}TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES)"
-        ).format(
-            SQL("UNLOGGED " if leaf.unlogged else ""), self.name(leaf.name), self.name(parent.name)
-        )
+        ).format(SQL("UNLOGGED " if leaf.unlogged else ""), self.name(leaf.name), parent)
         if leaf.options:
             statement += SQL(" WITH ({})").format(storage(leaf.options))
-        found = [statement]
-        found += [
+        return statement
+
+    def furnish(self, leaf: Table) -> list[Composed]:
+        """The keys, indexes and properties of a partition that is not attached yet."""
+        keys = [
             self.alter(leaf.name, SQL("ADD ") + self.constraint(k.name, k.definition))
             for k in leaf.keys
         ]
-        found += [self.create_index(leaf.name, i) for i in leaf.indexes]
-        found += self.dressing(leaf)
-        found.append(self.attach(parent, leaf))
-        return found
+        return [
+            *keys,
+            *(self.create_index(leaf.name, i) for i in leaf.indexes),
+            *self.dressing(leaf),
+        ]
 
     def attach(self, parent: Table, leaf: Table) -> Composed:
         assert leaf.bound is not None
@@ -251,6 +260,18 @@ class Ddl:
             parent.name,
             SQL("ATTACH PARTITION {} ").format(self.name(leaf.name))
             + bound(leaf.bound, control_of(parent)),
+        )
+
+    def within(self, parent: Table, bound: Bound) -> Composed:
+        """The condition that a row is in a partition of this bound, which has both ends."""
+        assert parent.partition_by is not None
+        assert bound.lower is not None
+        assert bound.upper is not None
+        control = control_of(parent)
+        return SQL("{0} IS NOT NULL AND {0} >= {1} AND {0} < {2}").format(
+            Identifier(parent.partition_by),
+            Literal(control.literal(bound.lower)),
+            Literal(control.literal(bound.upper)),
         )
 
     def beside(self, parent: Table, bound: Bound) -> Composed:

@@ -44,7 +44,7 @@ def tables(server: str, live: Catalog, desired: Catalog, now: datetime) -> Itera
             check_names(server, table, live)
             # A parent that is created earlier in this plan is nobody's yet: its foreign keys can
             # be part of the creation. Locking a live parent is a step of its own.
-            now = tuple(
+            inline = tuple(
                 fk for fk in table.foreign_keys if fk.ref_table in created or fk.ref_table == name
             )
             yield c.CreateTable(
@@ -52,7 +52,7 @@ def tables(server: str, live: Catalog, desired: Catalog, now: datetime) -> Itera
                 table=table,
                 shard=managed.shard,
                 managed=managed,
-                foreign_keys=now,
+                foreign_keys=inline,
                 weaker=any(_is_weaker(table, leaf) for leaf in leaves.get(name, ())),
             )
             created.add(name)
@@ -61,7 +61,7 @@ def tables(server: str, live: Catalog, desired: Catalog, now: datetime) -> Itera
                     server=server, table=table, shard=managed.shard, foreign_key=fk, fresh=True
                 )
                 for fk in table.foreign_keys
-                if fk not in now
+                if fk not in inline
             ]
             for leaf in leaves.get(name, ()):
                 yield c.CreatePartition(

@@ -17,12 +17,22 @@ from parlant_shard.catalog import Bound, Catalog, Check, Facts, ForeignKey, Mana
 from parlant_shard.ddl import control_of
 from parlant_shard.diff import GUARD, by_parent, guarded
 from parlant_shard.maintain import indexes, leaf
+from parlant_shard.maintain.defaults import MOST, Contents
 from parlant_shard.names import suffixed
 from parlant_shard.plan import Step, Target, build
 from parlant_shard.topology import Partition, Topology
 
 # Statistics of a partitioned table are taken when its partitions change, and this often.
 STATISTICS_AGE = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """Why a piece of work cannot even begin, and what to run then (None: `apply`)."""
+
+    message: str
+    code: str = "PS530"
+    hint: str | None = None
 
 
 class Noun(IntEnum):
@@ -32,15 +42,16 @@ class Noun(IntEnum):
     FINALISE = 1
     REPAIR = 2
     PREMAKE = 3
-    ROLL = 4
-    VALIDATE = 5
-    DETACH = 6
-    ANALYZE = 7
+    MOVE = 4
+    ROLL = 5
+    VALIDATE = 6
+    DETACH = 7
+    ANALYZE = 8
 
 
 # What fails for one partition must not stop the others.
 _ONE_BY_ONE = frozenset({Noun.PREMAKE, Noun.DETACH})
-_CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
+_CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.MOVE, Noun.DETACH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,18 @@ class Task:
     table: str
     noun: Noun
     steps: tuple[Step, ...]
-    given_up: str | None = None
+    given_up: GivenUp | None = None
+    moves: Moved | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """Rows of a default partition that a task moves."""
+
+    server: str
+    table: str
+    default: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +87,27 @@ class Found:
     catalog: Catalog
     tables: frozenset[str]  # those that are ours to work on: we hold their locks
     analyzed: Mapping[str, datetime | None] = field(default_factory=dict)  # partitioned tables
-    default_rows: Mapping[str, int] = field(default_factory=dict)  # default partition → rows
+    defaults: Mapping[str, Contents] = field(default_factory=dict)  # default partition → its rows
+    copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # table → a dead run's
 
 
-def tasks(topology: Topology, found: Found, now: datetime) -> tuple[list[Task], list[str]]:
-    """Return the tasks of a server in their order, and notices."""
-    builder = _Tasks(topology, found, now)
+def tasks(
+    topology: Topology, found: Found, now: datetime, *, move: int | None = None
+) -> tuple[list[Task], list[str]]:
+    """Return the tasks of a server in their order, and notices.
+
+    `move`: rows of default partitions are moved, where there are not more than that.
+    """
+    builder = _Tasks(topology, found, now, move)
     every = sorted(builder.all(), key=lambda t: (t.noun, t.table))
     return every, builder.notices
 
 
 class _Tasks:
-    def __init__(self, topology: Topology, found: Found, now: datetime) -> None:
-        self.topology, self.found, self.now = topology, found, now
+    def __init__(self, topology: Topology, found: Found, now: datetime, move: int | None) -> None:
+        self.topology, self.found, self.now, self.move = topology, found, now, move
         self.live = found.catalog
+        self.taken = set(found.catalog.tables)  # the names of tables that are there, or will be
         self.notices: list[str] = []
         self.leaves = by_parent(self.live.tables.values())
         self.target = Target(
@@ -104,7 +133,9 @@ class _Tasks:
         ):
             # Read in a wrong unit, every partition would be expired.
             reason = f'the partitions of "{table.name}" do not count {table.epoch}'
-            yield self._task(managed, Noun.PREMAKE, reason)
+            hint = "give `epoch:` the unit that it had when they were made"
+            given_up = GivenUp(message=reason, code="PS580", hint=hint)
+            yield self._task(managed, Noun.PREMAKE, given_up)
             return
         leaves = tuple(x for x in every if not x.detach_pending)
         pending = tuple(x for x in every if x.detach_pending)
@@ -123,10 +154,11 @@ class _Tasks:
         mended = list(indexes.repair(on, table, leaves, skip))
         self.notices += [x for x in mended if isinstance(x, str)]
         changed = False
-        work: tuple[tuple[Noun, Iterable[c.Change | str]], ...] = (
-            (Noun.FINALISE, [*_unguard(on, leaves), *self._finalise(on, managed, pending)]),
+        work: tuple[tuple[Noun, Iterable[c.Change | GivenUp]], ...] = (
+            (Noun.FINALISE, [*self._clear(on, leaves), *self._finalise(on, managed, pending)]),
             (Noun.REPAIR, [x for x in mended if not isinstance(x, str)]),
             (Noun.PREMAKE, self._premake(on, managed, table, leaves, rolling)),
+            (Noun.MOVE, self._move(on, managed, table, leaves, rolling)),
             (Noun.ROLL, rolled),
             (Noun.VALIDATE, _validate(on, table, leaves)),
             (Noun.DETACH, self._detach(on, managed, leaves)),
@@ -142,9 +174,9 @@ class _Tasks:
         if table.kind is Relkind.PARTITIONED and (changed or self._is_stale(table.name)):
             yield self._task(managed, Noun.ANALYZE, c.AnalyzeTable(**on))
 
-    def _task(self, managed: Managed, noun: Noun, *changes: c.Change | str) -> Task:
-        given_up = next((x for x in changes if isinstance(x, str)), None)
-        steps = build([x for x in changes if not isinstance(x, str)], self.target)
+    def _task(self, managed: Managed, noun: Noun, *changes: c.Change | GivenUp) -> Task:
+        given_up = next((x for x in changes if isinstance(x, GivenUp)), None)
+        steps = build([x for x in changes if not isinstance(x, GivenUp)], self.target)
         return Task(
             server=self.found.server,
             shard=managed.shard,
@@ -153,11 +185,31 @@ class _Tasks:
             noun=noun,
             steps=tuple(replace(s, phase=int(noun)) for s in steps),
             given_up=given_up,
+            moves=next((self._moved(x) for x in changes if isinstance(x, c.MoveRows)), None),
+        )
+
+    def _moved(self, change: c.MoveRows) -> Moved:
+        held = self.found.defaults[change.default.name]
+        ranges = [x.bound for x in change.partitions if x.bound is not None]
+        return Moved(
+            server=change.server,
+            table=change.table.name,
+            default=change.default.name,
+            rows=sum(held.within(b.lower, b.upper) for b in ranges if b.lower and b.upper),
         )
 
     def _partition(self, logical: str) -> Partition | None:
         options = self.topology.tables.get(logical)
         return options.partition if options else None
+
+    def _clear(self, on: dict[str, Any], leaves: tuple[Table, ...]) -> Iterator[c.Change]:
+        """What a killed run left at a default partition: a guard, which refuses rows, or copies."""
+        for x in leaves:
+            if any(check.name == GUARD for check in x.checks):
+                yield c.DropConstraint(**{**on, "table": x}, name=GUARD, why=c.Why.LEFTOVER)
+        copies = self.found.copies.get(on["table"].name)
+        if copies:
+            yield c.DropCopies(**on, names=copies)
 
     def _finalise(
         self, on: dict[str, Any], managed: Managed, pending: tuple[Table, ...]
@@ -184,7 +236,7 @@ class _Tasks:
         table: Table,
         leaves: tuple[Table, ...],
         rolling: Mapping[str, timedelta],
-    ) -> Iterator[c.Change | str]:
+    ) -> Iterator[c.Change | GivenUp]:
         partition = self._partition(managed.logical)
         if partition is None or table.partition_by != partition.by:
             return  # not cut by time (any more): a matter for `plan`
@@ -202,31 +254,121 @@ class _Tasks:
         )
         sibling = leaf.newest(leaves)
         if missing and sibling is None:
-            yield f'table "{table.name}" has no partition that a new one could be made like'
+            yield GivenUp(
+                message=f'table "{table.name}" has no partition that a new one could be made like'
+            )
             return
-        patterns = indexes.patterns(rolling, managed.logical, leaves)
-        taken = set(self.live.tables)
+        default = _default_of(leaves)
+        held = self.found.defaults.get(default.name) if default else None
+        free = []
         # Those ahead of the clock first: they are what inserts wait for.
         for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0])):
-            name = suffixed(table.name, partitions.suffix(lower))
-            while name in taken:  # a detached partition keeps its name
-                name = suffixed(name, "x")
-            taken.add(name)
-            past = {
-                patterns[n].definition
-                for n in patterns
-                if indexes.outside(upper, rolling[n], self.now)
-            }
-            assert sibling is not None
-            made = leaf.like(
-                sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
-            )
+            rows = held.within(lower, upper) if held else 0
+            if not rows:
+                free.append((lower, upper))
+            elif self.move is None:
+                assert default is not None
+                yield GivenUp(
+                    message=f'the partition of "{table.name}" from {lower} to {upper} is not made: '
+                    f'default partition "{default.name}" holds {rows} rows of it',
+                    code="PS581",
+                    hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
+                )
+        for made in self._new(on, managed, table, leaves, rolling, free):
             yield c.CreatePartition(
                 server=on["server"],
                 shard=on["shard"],
                 parent=table,
                 table=made,
                 default=guarded(made, leaves, self.now),
+            )
+
+    def _new(
+        self,
+        on: dict[str, Any],
+        managed: Managed,
+        table: Table,
+        leaves: tuple[Table, ...],
+        rolling: Mapping[str, timedelta],
+        ranges: Iterable[partitions.Range],
+    ) -> Iterator[Table]:
+        """New partitions like their newest sibling."""
+        sibling = leaf.newest(leaves)
+        patterns = indexes.patterns(rolling, managed.logical, leaves)
+        for lower, upper in ranges:
+            name = suffixed(table.name, partitions.suffix(lower))
+            while name in self.taken:  # a detached partition keeps its name
+                name = suffixed(name, "x")
+            self.taken.add(name)
+            past = {
+                patterns[n].definition
+                for n in patterns
+                if indexes.outside(upper, rolling[n], self.now)
+            }
+            assert sibling is not None
+            yield leaf.like(
+                sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
+            )
+
+    def _move(
+        self,
+        on: dict[str, Any],
+        managed: Managed,
+        table: Table,
+        leaves: tuple[Table, ...],
+        rolling: Mapping[str, timedelta],
+    ) -> Iterator[c.Change | GivenUp]:
+        """Partitions for what a default partition holds, also for what has expired: they go the
+        way of all partitions."""
+        partition, default = self._partition(managed.logical), _default_of(leaves)
+        held = self.found.defaults.get(default.name) if default else None
+        if self.move is None or partition is None or default is None or held is None:
+            return
+        if table.partition_by != partition.by or not held.rows:
+            return
+        if held.hours is None:
+            yield GivenUp(
+                message=f'default partition "{default.name}" holds more than {self.move} rows: '
+                "readers and writers would wait for about a third of a second for each million",
+                code="PS582",
+                hint="add --move-limit with a larger number, in a quiet hour",
+            )
+            return
+        referring = sorted(
+            t.name
+            for t in self.live.tables.values()
+            if any(fk.ref_table == table.name for fk in t.foreign_keys)
+        )
+        if referring:
+            yield GivenUp(
+                message=f'rows of default partition "{default.name}" cannot be moved: '
+                f'"{referring[0]}" refers to "{table.name}"',
+                code="PS583",
+                hint="PostgreSQL detaches no partition to whose rows others refer; drop the "
+                "foreign key, move the rows, add it again",
+            )
+            return
+        bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
+        ranges = control_of(table).fitting(held.ranges(partition.every, bounds))
+        stay = held.rows - sum(held.within(*r) for r in ranges)
+        if stay:
+            self.notices.append(
+                f'{stay} rows stay in default partition "{default.name}": they are of no moment '
+                "that a partition could have"
+            )
+        if len(ranges) > MOST:
+            self.notices.append(
+                f'the rows of default partition "{default.name}" need {len(ranges)} partitions; '
+                f"this run makes the first {MOST}, run it again for the others"
+            )
+        if ranges:
+            made = tuple(self._new(on, managed, table, leaves, rolling, ranges[:MOST]))
+            rest = leaf.like(default, table, default.name, Bound(default=True), on["shard"], ())
+            yield c.MoveRows(
+                **on,
+                default=default,
+                partitions=made,
+                remainder=replace(rest, comment=default.comment),
             )
 
     def _detach(
@@ -266,13 +408,8 @@ class _Tasks:
         return taken is None or taken < self.found.facts.now - STATISTICS_AGE
 
 
-def _unguard(on: dict[str, Any], leaves: tuple[Table, ...]) -> list[c.Change]:
-    """A killed run left a guard: it refuses rows."""
-    return [
-        c.DropConstraint(**{**on, "table": x}, name=GUARD, why=c.Why.LEFTOVER)
-        for x in leaves
-        if any(check.name == GUARD for check in x.checks)
-    ]
+def _default_of(leaves: tuple[Table, ...]) -> Table | None:
+    return next((x for x in leaves if x.bound and x.bound.default), None)
 
 
 def _validate(on: dict[str, Any], table: Table, leaves: tuple[Table, ...]) -> list[c.Change]:
