@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -29,6 +29,7 @@ from psycopg.sql import SQL
 
 from parlant_shard import canonical, db, journal, mapstore
 from parlant_shard.desired import Peer
+from parlant_shard.diff import GUARD
 from parlant_shard.errors import (
     ApplyFailed,
     CannotConnect,
@@ -345,6 +346,7 @@ class Executor:
                 case Kind.ARCHIVE:
                     self._archive(step)
         except psycopg.Error as error:
+            self._undo(step)
             raise self._failure(step, error) from error
         except CannotConnect as error:
             raise ApplyFailed(
@@ -353,6 +355,13 @@ class Executor:
                 hint="bring the server back, then run the same command again: it resumes",
             ) from error
         self.listener("done", step, f"{time.monotonic() - began:.2f} s")
+
+    def _undo(self, step: Step) -> None:
+        """Take back what earlier steps did; where even that fails, the next run does it."""
+        if step.undo:
+            undo = replace(step, id=f"{step.id}-undo", sql=step.undo, undo=())
+            with suppress(psycopg.Error, ShardError):
+                self._transactional(undo)
 
     def _failure(self, step: Step, error: psycopg.Error) -> ApplyFailed:
         wrapped = db.wrap(error, server=step.server, doing=step.title)
@@ -363,6 +372,13 @@ class Executor:
             hint = (
                 "some rows do not fit; nothing was lost. Mend or move them, then run the same "
                 "command again: it resumes"
+            )
+        if error.sqlstate == "23514" and any(
+            "ATTACH PARTITION" in s or GUARD in s for s in step.sql
+        ):
+            hint = (
+                "the default partition holds rows of that range: run `parlant-shard maintain "
+                f"{self.topology.file} --move-default-rows`"
             )
         if error.sqlstate == "PS001":
             hint = "rows arrived after the plan was made; make a new plan and look at it"

@@ -16,6 +16,8 @@ from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Any
 
+from parlant_shard.control import Epoch
+
 
 class Relkind(StrEnum):
     """`pg_class.relkind`, the kinds that we manage."""
@@ -138,9 +140,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A RANGE bound on one time column: from inclusive, to exclusive; None is unbounded.
+    """A RANGE bound on one control column: from inclusive, to exclusive; None is unbounded.
 
-    Times carry no zone: they are UTC. A DEFAULT partition has neither and `default` true.
+    Times carry no zone: they are UTC, also where the column holds numbers or ids (`control`). A
+    DEFAULT partition has neither and `default` true.
     """
 
     lower: datetime | None = None
@@ -177,6 +180,7 @@ class Table:
     row_security: bool = False
     force_row_security: bool = False
     partition_by: str | None = None  # the control column
+    epoch: Epoch | None = field(default=None, compare=False)  # what it counts, as declared
     parent: str | None = None
     bound: Bound | None = None
     foreign: Foreign | None = None

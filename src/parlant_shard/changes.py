@@ -117,7 +117,10 @@ class CreateTable(OnTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePartition(OnTable):
+    """`default` is the default partition that must prove first that it holds no row of it."""
+
     parent: Table
+    default: Table | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,25 @@ class ArchivePartition(OnTable):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzeTable(OnTable):
     """Take statistics: nobody else does it for a partitioned table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRows(OnTable):
+    """Move rows out of a default partition of `table`, into `partitions`; the rest stays.
+
+    `remainder` is the default partition as it is afterwards.
+    """
+
+    default: Table
+    partitions: tuple[Table, ...]
+    remainder: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropCopies(OnTable):
+    """Drop what a killed run had copied out of a default partition of `table`."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -427,6 +449,8 @@ Change = (
     | CreatePartition
     | FinalizeDetach
     | DetachPartition
+    | MoveRows
+    | DropCopies
     | SettleDetach
     | ForgetDetach
     | ArchivePartition

@@ -22,6 +22,7 @@ from parlant_shard.catalog import (
     Trigger,
     View,
 )
+from parlant_shard.control import Control
 
 _ACTIONS = {"r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
@@ -227,42 +228,67 @@ class Ddl:
 
     def create_partition(self, parent: Table, leaf: Table) -> list[Composed]:
         """Standalone, with indexes of our names, then attached: no strong lock on the parent."""
-        return [self.create_leaf(parent, leaf), *self.equip(leaf), self.attach(parent, leaf)]
+        return [
+            self.create_like(self.name(parent.name), leaf),
+            *self.furnish(leaf),
+            self.attach(parent, leaf),
+        ]
 
-    def create_leaf(self, parent: Table, leaf: Table, *, checked: bool = True) -> Composed:
+    def create_like(self, parent: Identifier, leaf: Table, *, checked: bool = True) -> Composed:
         """A table that can become a partition, without keys and indexes; CHECKs if `checked`."""
         statement = SQL(
             "CREATE {}TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES{})"
         ).format(
             SQL("UNLOGGED " if leaf.unlogged else ""),
             self.name(leaf.name),
-            self.name(parent.name),
+            parent,
             SQL("" if checked else " EXCLUDING CONSTRAINTS"),
         )
         if leaf.options:
             statement += SQL(" WITH ({})").format(storage(leaf.options))
         return statement
 
-    def equip(self, leaf: Table) -> list[Composed]:
-        """Keys, indexes and all else that a partition has by itself."""
-        found = [
+    def furnish(self, leaf: Table) -> list[Composed]:
+        """The keys, indexes and properties of a partition that is not attached yet."""
+        keys = [
             self.alter(leaf.name, SQL("ADD ") + self.constraint(k.name, k.definition))
             for k in leaf.keys
         ]
-        found += [self.create_index(leaf.name, i) for i in leaf.indexes]
-        found += self.dressing(leaf)
-        return found
+        return [
+            *keys,
+            *(self.create_index(leaf.name, i) for i in leaf.indexes),
+            *self.dressing(leaf),
+        ]
 
     def attach(self, parent: Table, leaf: Table) -> Composed:
         assert leaf.bound is not None
-        assert parent.partition_by is not None
-        column = parent.column(parent.partition_by)
-        assert column is not None
         return self.alter(
             parent.name,
             SQL("ATTACH PARTITION {} ").format(self.name(leaf.name))
-            + bound(leaf.bound, zoned="with time zone" in column.type),
+            + bound(leaf.bound, control_of(parent)),
         )
+
+    def within(self, parent: Table, bound: Bound) -> Composed:
+        """The condition that a row is in a partition of this bound."""
+        assert parent.partition_by is not None
+        column, control = Identifier(parent.partition_by), control_of(parent)
+        sides = [SQL("{} IS NOT NULL").format(column)]
+        if bound.lower is not None:
+            sides.append(SQL("{} >= {}").format(column, Literal(control.literal(bound.lower))))
+        if bound.upper is not None:
+            sides.append(SQL("{} < {}").format(column, Literal(control.literal(bound.upper))))
+        return SQL(" AND ").join(sides)
+
+    def beside(self, parent: Table, bound: Bound) -> Composed:
+        """The condition that a row is in no partition of this bound, for a CHECK."""
+        assert parent.partition_by is not None
+        column, control = Identifier(parent.partition_by), control_of(parent)
+        sides = []
+        if bound.lower is not None:
+            sides.append(SQL("{} < {}").format(column, Literal(control.literal(bound.lower))))
+        if bound.upper is not None:
+            sides.append(SQL("{} >= {}").format(column, Literal(control.literal(bound.upper))))
+        return SQL(" OR ").join(sides)
 
     # --- rows as text ----------------------------------------------------------------------------
 
@@ -320,16 +346,22 @@ def fdw_options(options: Iterable[tuple[str, str]], verb: LiteralString = "") ->
     )
 
 
-def bound(value: Bound, *, zoned: bool) -> Composed:
-    """FOR VALUES; no offset for a column without time zone, which would ignore it."""
+def control_of(table: Table) -> Control:
+    """The control column of a partitioned table."""
+    assert table.partition_by is not None
+    column = table.column(table.partition_by)
+    assert column is not None
+    return Control.of(column.type, table.epoch)
+
+
+def bound(value: Bound, control: Control) -> Composed:
+    """FOR VALUES, in literals of the control column's type."""
     if value.default:
         return SQL("DEFAULT").format()
     return SQL("FOR VALUES FROM ({}) TO ({})").format(
-        _moment(value.lower, "MINVALUE", zoned), _moment(value.upper, "MAXVALUE", zoned)
+        _side(value.lower, "MINVALUE", control), _side(value.upper, "MAXVALUE", control)
     )
 
 
-def _moment(value: datetime | None, unbounded: LiteralString, zoned: bool) -> Composable:
-    if value is None:
-        return SQL(unbounded)
-    return Literal(f"{value:%Y-%m-%d %H:%M:%S}" + ("+00" if zoned else ""))
+def _side(value: datetime | None, unbounded: LiteralString, control: Control) -> Composable:
+    return SQL(unbounded) if value is None else Literal(control.literal(value))

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any, cast
 
 from psycopg.conninfo import conninfo_to_dict
 
-from parlant_shard import db
+from parlant_shard import control, db
 from parlant_shard.catalog import (
     Bound,
     Catalog,
@@ -40,6 +39,7 @@ from parlant_shard.catalog import (
     UserMapping,
     View,
 )
+from parlant_shard.control import Epoch
 from parlant_shard.errors import PrivilegeError, ServerError
 from parlant_shard.sqlfiles import queries
 
@@ -68,7 +68,8 @@ _BRANCH = re.compile(
 _ITEM = re.compile(
     rf"^(?:{_IDENTIFIER}\.)?(?P<name>{_IDENTIFIER})(?:\s+AS\s+(?P<alias>{_IDENTIFIER}))?$"
 )
-_BOUND = re.compile(r"^FOR VALUES FROM \((MINVALUE|'[^']*')\) TO \((MAXVALUE|'[^']*')\)$")
+_SIDE = r"'[^']*'|-?\d+"
+_BOUND = re.compile(rf"^FOR VALUES FROM \((MINVALUE|{_SIDE})\) TO \((MAXVALUE|{_SIDE})\)$")
 _RANGE_KEY = re.compile(rf"^RANGE \((?P<column>{_IDENTIFIER})\)$")
 
 
@@ -113,8 +114,17 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
     )
 
 
-def introspect(connection: db.Connection, *, namespace: str, topology: str = "") -> Catalog:
-    """Read everything of `namespace` and our own rows that belong to `topology`."""
+def introspect(
+    connection: db.Connection,
+    *,
+    namespace: str,
+    topology: str = "",
+    epochs: Mapping[str, Epoch | None] | None = None,
+) -> Catalog:
+    """Read everything of `namespace` and our own rows that belong to `topology`.
+
+    `epochs` says what the control column of a partitioned table counts, where that is a number.
+    """
     if connection.info.server_version < 150000:
         raise ServerError(
             f"PostgreSQL {connection.info.server_version // 10000} is too old: 15 is the oldest "
@@ -124,10 +134,15 @@ def introspect(connection: db.Connection, *, namespace: str, topology: str = "")
         )
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        return _read(connection, namespace, topology)
+        return _read(connection, namespace, topology, epochs or {})
 
 
-def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
+def _read(
+    connection: db.Connection,
+    namespace: str,
+    topology: str,
+    epochs: Mapping[str, Epoch | None],
+) -> Catalog:
     relations = _all(connection, "relations", namespace=namespace)
     columns = _grouped(connection, "columns", "oid", namespace)
     constraints = _grouped(connection, "constraints", "rel", namespace)
@@ -163,6 +178,7 @@ def _read(connection: db.Connection, namespace: str, topology: str) -> Catalog:
             grants[oid],
             identity_keys.get(oid),
             namespace,
+            epochs,
         )
         if relation["parent"] is not None and not relation["is_partition"]:
             unsupported.append(f'table inheritance of "{name}"')
@@ -213,17 +229,18 @@ def _table(
     grants: list[Row],
     identity_key: str | None,
     namespace: str,
+    epochs: Mapping[str, Epoch | None],
 ) -> Table:
     by_number = {c["num"]: c["name"] for c in columns}
     identity = relation["replica_identity"]
     if identity == "i":
         owned = next((i["name"] for i in indexes if i["replica_identity"]), identity_key)
         identity = f"i:{owned}"
-    control = None
+    by = None
     if relation["partition_key"]:
         match = _RANGE_KEY.match(relation["partition_key"])
         # Any other strategy is not ours; the text keeps it distinguishable.
-        control = unquote(match["column"]) if match else relation["partition_key"]
+        by = unquote(match["column"]) if match else relation["partition_key"]
     is_partition = relation["is_partition"]
     return Table(
         name=relation["name"],
@@ -305,11 +322,12 @@ def _table(
         replica_identity="d" if relation["kind"] == "f" else identity,
         row_security=relation["row_security"],
         force_row_security=relation["force_row_security"],
-        partition_by=control,
+        partition_by=by,
+        epoch=epochs.get(relation["name"]),
         parent=_outside(relation["parent_schema"], relation["parent"], namespace)
         if is_partition
         else None,
-        bound=bound(relation["bound"]) if is_partition else None,
+        bound=bound(relation["bound"], epochs.get(relation["parent"])) if is_partition else None,
         foreign=Foreign(
             server=relation["foreign_server"], options=_options(relation["foreign_options"])
         )
@@ -340,7 +358,7 @@ def _trigger(row: Row) -> Trigger:
     return Trigger(name=row["name"], head=head, tail=tail, enabled=row["enabled"])
 
 
-def bound(text: str | None) -> Bound | None:
+def bound(text: str | None, epoch: Epoch | None) -> Bound | None:
     """Read a bound that PostgreSQL deparsed in UTC; None for what is no time range."""
     if text is None:
         return None
@@ -349,14 +367,10 @@ def bound(text: str | None) -> Bound | None:
     match = _BOUND.match(text)
     if match is None:
         return None
-    try:
-        lower, upper = (
-            None
-            if side in {"MINVALUE", "MAXVALUE"}
-            else datetime.fromisoformat(side.strip("'")).replace(tzinfo=None)
-            for side in match.groups()
-        )
-    except ValueError:
+    low, high = match.groups()
+    lower = None if low == "MINVALUE" else control.decode(low.strip("'"), epoch, up=False)
+    upper = None if high == "MAXVALUE" else control.decode(high.strip("'"), epoch, up=True)
+    if (lower is None and low != "MINVALUE") or (upper is None and high != "MAXVALUE"):
         return None
     return Bound(lower=lower, upper=upper)
 

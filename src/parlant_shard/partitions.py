@@ -91,8 +91,8 @@ def uncovered(
 def suffix(lower: datetime) -> str:
     """The end of a partition's name: `p20261101`, with the time where it does not start at 0:00."""
     if lower.time() == datetime.min.time():
-        return f"p{lower:%Y%m%d}"
-    return f"p{lower:%Y%m%d_%H%M}"
+        return f"p{lower.year:04}{lower:%m%d}"
+    return f"p{lower.year:04}{lower:%m%d_%H%M}"
 
 
 def _month(months: int) -> datetime:

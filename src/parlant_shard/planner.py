@@ -91,6 +91,7 @@ def plan_of(state: State) -> Plan:
         coordinator=topology.coordinator,
         publication=publication_name(topology),
         slots=frozenset(subscription_name(topology, s) for s in servers),
+        now=state.facts[topology.coordinator].now,
     )
     live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
     changes = diff(live, state.desired.catalogs, context)
@@ -134,7 +135,12 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
     def read(server: str) -> tuple[Catalog, Facts]:
         with db.session(topology, server) as connection:
             about = facts(connection, server, topology.namespace)
-            found = introspect(connection, namespace=topology.namespace, topology=topology.name)
+            found = introspect(
+                connection,
+                namespace=topology.namespace,
+                topology=topology.name,
+                epochs=topology.epochs,
+            )
             named = {topology.isolation.role} if server in with_tables else set()
             return replace(found, roles=about.roles & named), about
 

@@ -100,8 +100,9 @@ def _horizons(
         "SELECT pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()) AS now"
     ).fetchone()
     assert row is not None
+    epochs = topology.epochs
     attached = [
-        {**r, "bound": bound(r["bound"])}
+        {**r, "bound": bound(r["bound"], epochs.get(r["parent"]))}
         for r in rows
         if r["bound"] is not None and not r["detach_pending"]
     ]

@@ -20,6 +20,14 @@ def maintain(
         str | None, typer.Option("--now", metavar="TIMESTAMP", help="ISO 8601; bare means UTC.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, change nothing.")] = False,
+    move_default_rows: Annotated[
+        bool,
+        typer.Option("--move-default-rows", help="Move rows of default partitions into others."),
+    ] = False,
+    move_limit: Annotated[
+        int,
+        typer.Option("--move-limit", metavar="ROWS", min=1, help="Not where there are more."),
+    ] = 1_000_000,
     metrics_file: Annotated[
         Path | None,
         typer.Option("--metrics-file", metavar="FILE", help="For Prometheus' textfile collector."),
@@ -38,7 +46,12 @@ def maintain(
             typer.echo(render.plan_text(found, sql=options.verbose))
 
     report = upkeep.maintain(
-        topology, now=moment, dry_run=dry_run, listener=progress, confirm=count
+        topology,
+        now=moment,
+        dry_run=dry_run,
+        move=move_limit if move_default_rows else None,
+        listener=progress,
+        confirm=count,
     )
     if options.json:
         write_json(report.to_json())

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
-from parlant_shard import partitions
+from parlant_shard import control, partitions
 from parlant_shard.catalog import (
     Bound,
     Catalog,
+    Column,
     Index,
     Relkind,
     Table,
 )
+from parlant_shard.ddl import control_of
 from parlant_shard.desired.shards import ShardTables
 from parlant_shard.errors import SchemaError
 from parlant_shard.names import leaf_item, suffixed
+from parlant_shard.topology import Partition
 
 
 class Leaves(ShardTables):
@@ -31,6 +33,7 @@ class Leaves(ShardTables):
             return
         live = self.live[server].tables
         existing = [t for t in live.values() if t.parent == parent.name and not t.detach_pending]
+        self._check_epoch(logical, server, parent, existing)
         for table in existing:
             yield self._leaf(base, logical, shard, parent, table.name, table.bound)
         if partition.default and not any(t.bound and t.bound.default for t in existing):
@@ -38,7 +41,9 @@ class Leaves(ShardTables):
             yield self._leaf(base, logical, shard, parent, name, Bound(default=True))
         oldest = partitions.before(partition.retention, self.now) if partition.retention else None
         free = partitions.uncovered(
-            partitions.wanted(partition.every, self.now, partition.premake, oldest),
+            control_of(parent).fitting(
+                partitions.wanted(partition.every, self.now, partition.premake, oldest)
+            ),
             [
                 *(
                     (t.bound.lower, t.bound.upper)
@@ -88,7 +93,10 @@ class Leaves(ShardTables):
             name=name,
             kind=Relkind.TABLE,
             columns=parent.columns,
-            keys=tuple(replace(k, name=leaf_item(name, logical, k.name)) for k in table.keys),
+            keys=tuple(
+                replace(k, name=leaf_item(name, logical, k.name))
+                for k in (*table.keys, *self._extra_keys(base, logical))
+            ),
             indexes=tuple(
                 [replace(i, name=leaf_item(name, logical, i.name)) for i in own] + attached
             ),
@@ -107,6 +115,38 @@ class Leaves(ShardTables):
         if bound is None or bound.default or bound.upper is None:
             return True
         return bound.upper > self.now - timedelta(seconds=index.window.seconds)
+
+    def _check_epoch(
+        self, logical: str, server: str, parent: Table, existing: Iterable[Table]
+    ) -> None:
+        """Numbers tell by their size whether partitions were made with another unit."""
+        bounds = [t.bound for t in existing if t.bound and not t.bound.default]
+        if parent.epoch is None or control.plausible(m for b in bounds for m in (b.lower, b.upper)):
+            return
+        raise SchemaError(
+            f'the partitions of "{parent.name}" on server "{server}" do not count {parent.epoch}',
+            code="PS580",
+            hint="give `epoch:` the unit that it had when they were made",
+            file=str(self.topology.file),
+            line=self.topology.line(f"tables.{logical}.partition.epoch"),
+            path=f"tables.{logical}.partition.epoch",
+        )
+
+    def _tell_of_ids(self, logical: str, partition: Partition, column: Column) -> None:
+        where = (
+            "go to the default partition"
+            if partition.default
+            else "are refused unless they hit a partition by chance"
+        )
+        self.notices.append(
+            f'"{logical}" is partitioned by the time in "{partition.by}", which must be UUIDv7: '
+            f"ids of another version have no time and {where}"
+            + (
+                f"; its default {column.default} makes such ids"
+                if "gen_random_uuid" in (column.default or "") or "v4" in (column.default or "")
+                else ""
+            )
+        )
 
     def _check_partitioning(self) -> None:
         any_base = next(iter(self.base.values()))
@@ -129,13 +169,16 @@ class Leaves(ShardTables):
                     hint=f"columns: {', '.join(c.name for c in table.columns)}",
                     **place,  # type: ignore[arg-type]  # the three keywords of a place
                 )
-            if not re.match(r"timestamp|date", column.type):
+            fault = control.fault(column.type, partition.epoch, whole_days=partition.whole_days)
+            if fault is not None:
                 raise SchemaError(
-                    f'partition column "{logical}.{partition.by}" is of type {column.type}',
+                    f'partition column "{logical}.{partition.by}" is {fault[1]}',
                     code="PS218",
-                    hint="use a timestamp, timestamptz or date column",
+                    hint=fault[2] or "use a date, timestamp, timestamptz, bigint or uuid column",
                     **place,  # type: ignore[arg-type]
                 )
+            if column.type == "uuid":
+                self._tell_of_ids(logical, partition, column)
             for other in sorted(any_base.tables):
                 for fk in any_base.tables[other].foreign_keys:
                     if fk.ref_table == logical and partition.by not in fk.ref_columns:

@@ -61,15 +61,8 @@ class ShardTables:
             for k in table.keys
             if partition is None or partition.by in k.columns
         )
-        extra = self._referenced_keys(base, logical)
         keys += tuple(
-            Key(
-                name=suffixed(f"{logical}_{'_'.join(columns_)}_key", shard),
-                primary=False,
-                columns=columns_,
-                definition=canonical.unique(columns_),
-            )
-            for columns_ in extra
+            replace(k, name=suffixed(k.name, shard)) for k in self._extra_keys(base, logical)
         )
         indexes = tuple(
             replace(self._rolled(i), name=suffixed(i.name, shard))
@@ -100,6 +93,19 @@ class ShardTables:
             unlogged=table.unlogged and partition is None,
             replica_identity="d" if partition and identity.startswith("i:") else identity,
             partition_by=partition.by if partition else None,
+            epoch=partition.epoch if partition else None,
+        )
+
+    def _extra_keys(self, base: Catalog, logical: str) -> tuple[Key, ...]:
+        """The keys that composite foreign keys of other tables need, named as the schema's are."""
+        return tuple(
+            Key(
+                name=f"{logical}_{'_'.join(columns)}_key",
+                primary=False,
+                columns=columns,
+                definition=canonical.unique(columns),
+            )
+            for columns in self._referenced_keys(base, logical)
         )
 
     def _column(self, logical: str, column: Column) -> Column:

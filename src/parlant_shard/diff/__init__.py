@@ -10,16 +10,18 @@ from parlant_shard.diff.compare import diff
 from parlant_shard.diff.constraints import listed, narrows
 from parlant_shard.diff.context import Context
 from parlant_shard.diff.indexes import partitioned_index, rolled_from, rolled_to, same_index
-from parlant_shard.diff.leftovers import FILLING, LEFTOVER, NEW, not_null_proof, temporary
-from parlant_shard.diff.partitions import by_parent
+from parlant_shard.diff.leftovers import FILLING, GUARD, LEFTOVER, NEW, not_null_proof, temporary
+from parlant_shard.diff.partitions import by_parent, guarded
 
 __all__ = [
     "FILLING",
+    "GUARD",
     "LEFTOVER",
     "NEW",
     "Context",
     "by_parent",
     "diff",
+    "guarded",
     "listed",
     "narrows",
     "not_null_proof",

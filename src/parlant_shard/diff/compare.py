@@ -44,7 +44,7 @@ def _server(server: str, live: Catalog, desired: Catalog, context: Context) -> I
         existing = live.functions.get(signature)
         if existing is None or existing.definition != function.definition:
             yield c.SetFunction(server=server, function=function, exists=existing is not None)
-    on_tables = tuple(tables(server, live, desired))
+    on_tables = tuple(tables(server, live, desired, context.now))
     yield from on_tables
     yield from federation(server, live, desired)
     yield from views(server, live, desired, blocked_by_views(on_tables))

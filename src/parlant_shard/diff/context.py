@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The names that belong to the topology."""
+    """The names that belong to the topology, and the clock."""
 
     coordinator: str
     publication: str
     slots: frozenset[str]  # every slot that this topology may have made
+    now: datetime = datetime.max  # of the coordinator, UTC: what lies ahead, nobody writes to yet

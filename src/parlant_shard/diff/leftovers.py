@@ -15,6 +15,9 @@ FILLING = "parlant-shard: being filled"
 # What REINDEX CONCURRENTLY leaves behind where it is killed.
 LEFTOVER = re.compile(r"_ccnew\d*$|_ccold\d*$")
 
+# The CHECK that proves to PostgreSQL that a default partition holds no row of a new partition.
+GUARD = "parlant_shard_guard"
+
 
 def temporary(name: str) -> str:
     return suffixed(name, NEW)

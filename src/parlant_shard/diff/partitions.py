@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from parlant_shard import changes as c
 from parlant_shard.catalog import Table
 from parlant_shard.diff.indexes import index_named, leaf_rename, same_index
-from parlant_shard.diff.leftovers import LEFTOVER, temporary
+from parlant_shard.diff.leftovers import GUARD, LEFTOVER, temporary
 from parlant_shard.diff.properties import properties
 from parlant_shard.names import leaf_item
 
@@ -20,6 +21,19 @@ def by_parent(tables: Iterable[Table]) -> dict[str, list[Table]]:
         if table.parent is not None:
             found.setdefault(table.parent, []).append(table)
     return found
+
+
+def guarded(leaf: Table, siblings: Iterable[Table], now: datetime) -> Table | None:
+    """The default partition that must first prove that it holds no row of a new partition.
+
+    Without a proof PostgreSQL scans it under a lock that nobody gets past. The proof refuses rows
+    of the range while it lasts, so it is for ranges that lie ahead, and where there is something
+    to scan.
+    """
+    default = next((t for t in siblings if t.bound and t.bound.default), None)
+    if default is None or not default.populated or leaf.bound is None:
+        return None
+    return default if leaf.bound.lower is not None and leaf.bound.lower > now else None
 
 
 def leaf_leftovers(
@@ -40,7 +54,7 @@ def leaf_leftovers(
             due.add(temporary(check.name))
     suffix = f"_{on['shard']}"  # what every name of ours ends with
     for check in leaf.checks:
-        mine = check.name in ours or check.name.endswith(suffix)
+        mine = check.name in ours or check.name == GUARD or check.name.endswith(suffix)
         if mine and check.name not in due and not check.inherited:
             yield c.DropConstraint(
                 **{**on, "table": leaf},

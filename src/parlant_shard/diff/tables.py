@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from parlant_shard import canonical
 from parlant_shard import changes as c
@@ -11,12 +12,18 @@ from parlant_shard.diff.columns import columns
 from parlant_shard.diff.constraints import checks, foreign_keys, keys
 from parlant_shard.diff.indexes import indexes
 from parlant_shard.diff.names import check_names, refuse_name
-from parlant_shard.diff.partitions import by_parent, leaf_changes, leaf_keys, leaf_leftovers
+from parlant_shard.diff.partitions import (
+    by_parent,
+    guarded,
+    leaf_changes,
+    leaf_keys,
+    leaf_leftovers,
+)
 from parlant_shard.diff.properties import properties, triggers_and_policies
 from parlant_shard.errors import SchemaError
 
 
-def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+def tables(server: str, live: Catalog, desired: Catalog, now: datetime) -> Iterator[c.Change]:
     leaves = by_parent(desired.tables.values())
     live_leaves = by_parent(live.tables.values())
     creating = {
@@ -37,7 +44,7 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
             check_names(server, table, live)
             # A parent that is created earlier in this plan is nobody's yet: its foreign keys can
             # be part of the creation. Locking a live parent is a step of its own.
-            now = tuple(
+            inline = tuple(
                 fk for fk in table.foreign_keys if fk.ref_table in created or fk.ref_table == name
             )
             yield c.CreateTable(
@@ -45,8 +52,8 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
                 table=table,
                 shard=managed.shard,
                 managed=managed,
-                foreign_keys=now,
-                weaker=table.kind is Relkind.PARTITIONED,
+                foreign_keys=inline,
+                weaker=any(_is_weaker(table, leaf) for leaf in leaves.get(name, ())),
             )
             created.add(name)
             added += [
@@ -54,7 +61,7 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
                     server=server, table=table, shard=managed.shard, foreign_key=fk, fresh=True
                 )
                 for fk in table.foreign_keys
-                if fk not in now
+                if fk not in inline
             ]
             for leaf in leaves.get(name, ()):
                 yield c.CreatePartition(
@@ -85,9 +92,17 @@ def tables(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
             live,
             leaves.get(name, ()),
             live_leaves.get(name, ()),
+            now,
         )
     yield from added
     yield from _dropped(server, live, desired, live_leaves)
+
+
+def _is_weaker(table: Table, leaf: Table) -> bool:
+    """Whether something is unique within a partition only."""
+    return any(table.partition_by not in key.columns for key in leaf.keys) or any(
+        index.unique and index.parent is None for index in leaf.indexes
+    )
 
 
 def _replaceable(
@@ -198,6 +213,7 @@ def _table(
     catalog: Catalog,
     leaves: Iterable[Table],
     live_leaves: Iterable[Table],
+    now: datetime,
 ) -> Iterator[c.Change]:
     """Compare one table of ours: `leaves` are the desired partitions, `live_leaves` the live."""
     leaves, live_leaves = tuple(leaves), tuple(live_leaves)
@@ -227,4 +243,10 @@ def _table(
             )
             yield from leaf_leftovers(on, live, table, by_name[leaf.name])
         else:
-            yield c.CreatePartition(server=server, table=leaf, shard=managed.shard, parent=table)
+            yield c.CreatePartition(
+                server=server,
+                table=leaf,
+                shard=managed.shard,
+                parent=table,
+                default=guarded(leaf, existing, now),
+            )

@@ -19,7 +19,7 @@ from parlant_shard.catalog import Retired
 from parlant_shard.errors import Exit, ShardError
 from parlant_shard.horizon import Cut, cuts, horizon_json, utc
 from parlant_shard.maintain.site import Site
-from parlant_shard.maintain.tasks import Found
+from parlant_shard.maintain.tasks import Found, Moved
 from parlant_shard.plan import Plan
 from parlant_shard.topology import Topology
 
@@ -75,6 +75,7 @@ class Report:
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     postponed: list[str] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     archived: list[Archived] = field(default_factory=list)
@@ -98,8 +99,8 @@ class Report:
             if cut.default_rows:
                 found.append(
                     f'default partition "{cut.default}" on server "{cut.server}" holds '
-                    f"{cut.default_rows} rows: where a row's range gets a partition of its own, "
-                    "making that partition fails until the rows are moved"
+                    f"{cut.default_rows} rows: where a row's range is to get a partition of its "
+                    "own, that waits until the rows are moved (--move-default-rows)"
                 )
             if cut.horizon.low:
                 found.append(
@@ -107,6 +108,11 @@ class Report:
                     f"{cut.horizon.until} UTC on"
                 )
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
+        found += [
+            f'{m.rows} rows of default partition "{m.default}" on server "{m.server}" were moved '
+            "into partitions"
+            for m in self.moved
+        ]
         if due and not self.dry_run:
             found.append(
                 f"{len(due)} detached partitions are due and were not archived in this run: they "
@@ -135,6 +141,7 @@ class Report:
                 for f in self.failures
             ],
             "postponed": list(self.postponed),
+            "moved": [{"server": m.server, "table": m.table, "rows": m.rows} for m in self.moved],
             "notices": list(self.notices),
             "elsewhere": [{"server": s, "table": t} for s, t in self.elsewhere],
             "tables": [
@@ -180,6 +187,7 @@ def figures(
     report: Report, topology: Topology, sites: Iterable[Site], found: Mapping[str, Found]
 ) -> None:
     """Look at the servers once more: how far partitions reach, and what waits."""
+    emptied = {(m.server, m.default) for m in report.moved}
     for site in sites:
         try:
             report.cuts += cuts(
@@ -187,7 +195,10 @@ def figures(
                 site.server,
                 site.partitions(),
                 report.now,
-                found[site.server].default_rows,
+                {
+                    name: site.count(name) if (site.server, name) in emptied else held.rows
+                    for name, held in found[site.server].defaults.items()
+                },
             )
             for row in site.retired():
                 options = topology.tables.get(row.logical)

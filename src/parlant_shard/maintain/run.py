@@ -18,16 +18,20 @@ from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, TopologyError
 from parlant_shard.maintain.report import Failure, Report, figures
-from parlant_shard.maintain.site import Site
-from parlant_shard.maintain.tasks import CHANGES_PARTITIONS, Found, Noun, Task, tasks
-from parlant_shard.plan import Kind, Plan, Step
+from parlant_shard.maintain.site import COUNTED, Site
+from parlant_shard.maintain.tasks import CHANGES_PARTITIONS, Found, Moved, Noun, Task, tasks
+from parlant_shard.plan import CHANGED, Kind, Plan, Step
 from parlant_shard.topology import Topology
 
 # Seconds. A detach is put off when somebody still uses the table after this long.
 READERS = 90.0
+# Times that rows of a default partition are copied, if they change meanwhile.
+MOVES = 3
 # Seconds that a step is tried against locks of others; a premake as long as in an apply.
 _PATIENCE = {Noun.PREMAKE: PATIENCE, Noun.FINALISE: 30.0}
 _SHORT = 60.0
+
+Users = dict[tuple[int | None, str], dict[str, object]]
 
 
 def moment(text: str) -> datetime:
@@ -50,6 +54,7 @@ def maintain(
     *,
     now: datetime | None = None,
     dry_run: bool = False,
+    move: int | None = None,
     listener: Listener = quiet,
     confirm: Callable[[Plan], None] = lambda _plan: None,
 ) -> Report:
@@ -57,14 +62,15 @@ def maintain(
 
     Raises Locked while an `apply` runs. Every other failure is in the report: it stops the table or
     the server that it is of, and no other. `now` is UTC without zone; without it the coordinator's
-    clock decides, or that of the first server that answers.
+    clock decides, or that of the first server that answers. `move`: rows are moved out of default
+    partitions that hold not more than so many.
     """
     began = time.monotonic()
-    run = _Run(topology, listener)
+    run = _Run(topology, listener, counted=max(COUNTED, move or 0))
     try:
         found = run.read()
         clock = now or run.clock(found)
-        plan, work, notices = _plan(topology, found, clock)
+        plan, work, notices = _plan(topology, found, clock, move)
         confirm(plan)
         report = Report(
             topology=topology.name,
@@ -89,14 +95,14 @@ def maintain(
 
 
 def _plan(
-    topology: Topology, found: dict[str, Found], now: datetime
+    topology: Topology, found: dict[str, Found], now: datetime, move: int | None
 ) -> tuple[Plan, list[Task], list[str]]:
     work: list[Task] = []
     notices: list[str] = []
     # The coordinator last: the statistics of its foreign tables follow what the others change.
     others: dict[str, frozenset[tuple[str, str]]] = {}
     for name in sorted(found, key=lambda n: n == topology.coordinator):
-        mine, said = tasks(topology, found[name], now, others)
+        mine, said = tasks(topology, found[name], now, others, move=move)
         others[name] = frozenset((t.shard, t.logical) for t in mine if t.noun in CHANGES_PARTITIONS)
         work += mine
         notices += said
@@ -116,11 +122,11 @@ def _plan(
 
 
 class _Run:
-    def __init__(self, topology: Topology, listener: Listener) -> None:
+    def __init__(self, topology: Topology, listener: Listener, *, counted: int) -> None:
         self.topology, self.listener = topology, listener
         self.run_id: UUID = uuid4()
         self.token = secrets.token_hex(4)
-        self.sites = {n: Site(topology, n, self.token) for n in topology.servers}
+        self.sites = {n: Site(topology, n, self.token, counted=counted) for n in topology.servers}
         self.failed: dict[str, ShardError] = {}
         self.lanes: list[_Lane] = []
 
@@ -192,6 +198,7 @@ class _Run:
                 report.postponed += lane.postponed
                 report.done += lane.done
                 report.archived += lane.archived
+                report.moved += lane.moved
             report.run_id = self.run_id if recorded else None
             state = "failed" if report.failures else "done"
         finally:
@@ -239,6 +246,7 @@ class _Lane(Executor):
         self.archived: list[Archived] = []
         self.failures: list[Failure] = []
         self.postponed: list[str] = []
+        self.moved: list[Moved] = []
 
     def interrupt(self) -> None:
         self._interrupt()
@@ -260,10 +268,14 @@ class _Lane(Executor):
                 try:
                     if task.given_up is not None:
                         raise ApplyFailed(
-                            f'server "{task.server}": {task.given_up}',
-                            code="PS530",
-                            hint=f"run `parlant-shard apply {self.topology.file}`",
+                            f'server "{task.server}": {task.given_up.message}',
+                            code=task.given_up.code,
+                            hint=task.given_up.hint
+                            or f"run `parlant-shard apply {self.topology.file}`",
                         )
+                    if task.noun is Noun.MOVE:
+                        self._move(task)
+                        continue
                     for step in task.steps:
                         self._step(step)
                         self.done += 1
@@ -334,28 +346,60 @@ class _Lane(Executor):
         if not any(s.kind is Kind.CONCURRENT for s in task.steps):
             return False
         step = next(s for s in task.steps if s.kind is Kind.CONCURRENT)
-        deadline = time.monotonic() + READERS
-        waiting = self.site.users(task.table)
-        told = False
-        while waiting:
-            if time.monotonic() > deadline:
-                user = next(iter(waiting.values()))
-                self._postpone(
-                    task, f"an expired partition stays: {_who(user)} still uses the table"
-                )
-                return True
-            if not told and time.monotonic() > deadline - READERS + 1:
-                self._tell(step, waiting)
-                told = True
-            if self.stop.wait(0.2):
-                return True
-            now = self.site.users(task.table)
-            # Who came later is not waited for: on a busy table somebody always comes.
-            waiting = {k: v for k, v in now.items() if k in waiting}
-        return False
+        user = self._outlasts(step, lambda: self.site.users(task.table))
+        if user is not None:
+            self._postpone(task, f"an expired partition stays: {user} still uses the table")
+        return user is not None or self.stop.is_set()
 
-    def _tell(self, step: Step, waiting: dict[tuple[int | None, str], dict[str, object]]) -> None:
-        self.listener("wait", step, f"waiting for {_who(next(iter(waiting.values())))}")
+    def _outlasts(self, step: Step, look: Callable[[], Users]) -> str | None:
+        """Wait for the transactions that are there now; name one that is still there at the end."""
+        deadline = time.monotonic() + READERS
+        waiting = look()
+        told = False
+        while waiting and not self.stop.is_set():
+            if time.monotonic() > deadline:
+                return _who(next(iter(waiting.values())))
+            if not told and time.monotonic() > deadline - READERS + 1:
+                self.listener("wait", step, f"waiting for {_who(next(iter(waiting.values())))}")
+                told = True
+            self.stop.wait(0.2)
+            # Who came later is not waited for: on a busy table somebody always comes.
+            now = look()
+            waiting = {k: v for k, v in now.items() if k in waiting}
+        return None
+
+    def _move(self, task: Task) -> None:
+        """Copy rows aside, wait for all who cannot see the copies, exchange; again if they changed.
+
+        Raises ApplyFailed. The copies go where it does not come to the exchange.
+        """
+        *copying, exchange = task.steps
+        for attempt in range(1, MOVES + 1):
+            try:
+                for step in copying:
+                    self._step(replace(step, id=f"{step.id}-{attempt}"))
+                user = self._outlasts(exchange, self.site.transactions)
+                if user is not None or self.stop.is_set():
+                    self._undo(exchange)
+                    self._postpone(
+                        task,
+                        "rows stay in the default partition: "
+                        + ("interrupted" if user is None else f"{user} still goes on"),
+                    )
+                    return
+                self._step(replace(exchange, id=f"{exchange.id}-{attempt}"))
+            except ApplyFailed as error:
+                cause = error.__cause__
+                if not isinstance(cause, psycopg.Error) or cause.sqlstate != CHANGED:
+                    self._undo(exchange)
+                    raise
+                self.listener("note", exchange, "rows changed meanwhile: they are copied again")
+            else:
+                assert task.moves is not None
+                self.done += len(task.steps)
+                self.moved.append(task.moves)
+                return
+        self._postpone(task, "rows stay in the default partition, which is being written to")
 
 
 def _who(user: dict[str, object]) -> str:

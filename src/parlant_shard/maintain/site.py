@@ -8,26 +8,31 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from parlant_shard import canonical, db, journal, preflight
+from parlant_shard import canonical, control, db, journal, preflight
 from parlant_shard.apply import Listener, end_dead_sessions
-from parlant_shard.catalog import Catalog, Retired
+from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.errors import SchemaError, ShardError
 from parlant_shard.introspect import bound, facts, introspect
 from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
+from parlant_shard.maintain.defaults import Contents, hours_query
 from parlant_shard.maintain.tasks import Found
+from parlant_shard.plan import MARK
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
-# Rows of a default partition are counted up to here.
+# Rows of a default partition are counted up to here, unless more are to be moved.
 COUNTED = 1_000_000
 
 
 class Site:
     """A server of the topology. `open` takes the locks; they fall with the session."""
 
-    def __init__(self, topology: Topology, server: str, token: str) -> None:
+    def __init__(
+        self, topology: Topology, server: str, token: str, *, counted: int = COUNTED
+    ) -> None:
         self.topology, self.server, self.token = topology, server, token
+        self.counted = counted
         self.mine: frozenset[str] = frozenset()
         self.elsewhere: frozenset[str] = frozenset()  # tables that another maintainer works on
         self._stack = ExitStack()
@@ -108,7 +113,12 @@ class Site:
         if not self.mine and self.elsewhere:
             # Another maintainer is changing all of it under our eyes.
             return Found(server=self.server, facts=about, catalog=Catalog(), tables=self.mine)
-        catalog = introspect(self.connection, namespace=namespace, topology=self.topology.name)
+        catalog = introspect(
+            self.connection,
+            namespace=namespace,
+            topology=self.topology.name,
+            epochs=self.topology.epochs,
+        )
         if catalog.internal_version != INTERNAL_VERSION:
             raise SchemaError(
                 f'server "{self.server}" has version {catalog.internal_version} of the schema '
@@ -121,12 +131,7 @@ class Site:
         defaults = {}
         for table in catalog.tables.values():
             if table.parent in self.mine and table.bound and table.bound.default:
-                row = self.connection.execute(
-                    SQL("SELECT count(*) AS rows FROM (SELECT FROM {} LIMIT {}) AS counted").format(
-                        Identifier(namespace, table.name), COUNTED
-                    )
-                ).fetchone()
-                defaults[table.name] = int(row["rows"]) if row else 0
+                defaults[table.name] = self._contents(catalog.tables[table.parent], table)
         return Found(
             server=self.server,
             facts=about,
@@ -134,8 +139,44 @@ class Site:
             tables=self.mine,
             analyzed={r["name"]: r["at"] for r in self._rows("analyzed")},
             analyzed_foreign={r["step_id"]: r["at"] for r in self._rows("analyzed_foreign")},
-            default_rows=defaults,
+            defaults=defaults,
+            copies=self._copies(),
         )
+
+    def _contents(self, parent: Table, default: Table) -> Contents:
+        rows = self.count(default.name)
+        if rows > self.counted:
+            return Contents(rows=self.counted)
+        column = parent.column(parent.partition_by or "")
+        if column is None or control.fault(column.type, parent.epoch, whole_days=True):
+            return Contents(rows=rows)  # cut by somebody else
+        query = hours_query(Identifier(self.topology.namespace, default.name), parent)
+        found = self.connection.execute(query).fetchall()
+        return Contents(rows=rows, hours={r["hour"]: r["rows"] for r in found})
+
+    def count(self, table: str) -> int:
+        """Count the rows of a default partition, up to one more than the limit."""
+        row = self.connection.execute(
+            SQL("SELECT count(*) AS rows FROM (SELECT FROM {} LIMIT {}) AS counted").format(
+                Identifier(self.topology.namespace, table), self.counted + 1
+            )
+        ).fetchone()
+        return int(row["rows"]) if row else 0
+
+    def _copies(self) -> dict[str, tuple[str, ...]]:
+        """Copies of rows of default partitions, by table. A living run has the table's lock."""
+        found: dict[str, tuple[str, ...]] = {}
+        namespace = canonical.quote(self.topology.namespace)
+        tables = {f"{namespace}.{canonical.quote(name)}": name for name in self.mine}
+        for row in self._rows("copies", mark=MARK):
+            if row["table"] in tables:
+                table = tables[row["table"]]
+                found[table] = (*found.get(table, ()), row["name"])
+        return found
+
+    def transactions(self) -> dict[tuple[int | None, str], dict[str, Any]]:
+        """The transactions of this database that are open now."""
+        return {(r["pid"], r["transaction"]): r for r in self._rows("transactions")}
 
     def users(self, table: str) -> dict[tuple[int | None, str], dict[str, Any]]:
         """The transactions that use a table now."""
@@ -150,8 +191,9 @@ class Site:
 
     def partitions(self) -> list[dict[str, Any]]:
         """Every partition with its bound, as it is now; a row without one for a table with none."""
+        epochs = self.topology.epochs
         return [
-            {**r, "bound": bound(r["bound"]) if r["partition"] else None}
+            {**r, "bound": bound(r["bound"], epochs.get(r["parent"])) if r["partition"] else None}
             for r in self._rows("bounds")
         ]
 

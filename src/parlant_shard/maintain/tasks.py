@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 from parlant_shard import changes as c
-from parlant_shard import partitions
+from parlant_shard import control, partitions
 from parlant_shard.catalog import Bound, Catalog, Check, Facts, ForeignKey, Managed, Relkind, Table
-from parlant_shard.diff import by_parent
+from parlant_shard.ddl import control_of
+from parlant_shard.diff import GUARD, by_parent, guarded
 from parlant_shard.maintain import indexes, leaf
+from parlant_shard.maintain.defaults import MOST, Contents
 from parlant_shard.names import suffixed
 from parlant_shard.plan import Step, Target, build
 from parlant_shard.topology import Partition, Topology
@@ -29,6 +31,15 @@ PLAIN_AGE = timedelta(days=30)
 _SAMPLES = 16
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """Why a piece of work cannot even begin, and what to run then (None: `apply`)."""
+
+    message: str
+    code: str = "PS530"
+    hint: str | None = None
+
+
 class Noun(IntEnum):
     """The kinds of work, in their order. Premake stands before detach: a detach that waits for a
     long reader blocks the attaching of partitions, a missing partition refuses rows."""
@@ -36,16 +47,17 @@ class Noun(IntEnum):
     FINALISE = 1
     REPAIR = 2
     PREMAKE = 3
-    ROLL = 4
-    VALIDATE = 5
-    DETACH = 6
-    ARCHIVE = 7
-    ANALYZE = 8
+    MOVE = 4
+    ROLL = 5
+    VALIDATE = 6
+    DETACH = 7
+    ARCHIVE = 8
+    ANALYZE = 9
 
 
 # What fails for one partition must not stop the others.
 _ONE_BY_ONE = frozenset({Noun.PREMAKE, Noun.DETACH, Noun.ARCHIVE})
-CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.DETACH})
+CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.MOVE, Noun.DETACH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +73,25 @@ class Task:
     table: str
     noun: Noun
     steps: tuple[Step, ...]
-    given_up: str | None = None
+    given_up: GivenUp | None = None
     urgent: bool = False
     archive: c.ArchivePartition | None = None
+    moves: Moved | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:
         """The place in the order of a run. A repair may take hours: what is urgent goes first."""
         return (Noun.REPAIR, False) if self.urgent else (self.noun, True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """Rows of a default partition that a task moves."""
+
+    server: str
+    table: str
+    default: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +104,8 @@ class Found:
     tables: frozenset[str]  # those that are ours to work on: we hold their locks
     analyzed: Mapping[str, datetime | None] = field(default_factory=dict)  # partitioned tables
     analyzed_foreign: Mapping[str, datetime] = field(default_factory=dict)  # by the step's id
-    default_rows: Mapping[str, int] = field(default_factory=dict)  # default partition → rows
+    defaults: Mapping[str, Contents] = field(default_factory=dict)  # default partition → its rows
+    copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # table → a dead run's
 
 
 def tasks(
@@ -89,13 +113,16 @@ def tasks(
     found: Found,
     now: datetime,
     others: Mapping[str, frozenset[tuple[str, str]]] = MappingProxyType({}),
+    *,
+    move: int | None = None,
 ) -> tuple[list[Task], list[str]]:
     """Return the tasks of a server in their order, and notices.
 
     `others` are the other servers that answer, each with the tables (shard, logical name) whose
-    partitions change.
+    partitions change. `move`: rows of default partitions are moved, where there are not more than
+    that.
     """
-    builder = _Tasks(topology, found, now, others)
+    builder = _Tasks(topology, found, now, others, move)
     every = sorted(builder.all(), key=lambda t: (t.rank, t.table))
     return every, builder.notices
 
@@ -107,9 +134,12 @@ class _Tasks:
         found: Found,
         now: datetime,
         others: Mapping[str, frozenset[tuple[str, str]]],
+        move: int | None,
     ) -> None:
-        self.topology, self.found, self.now, self.others = topology, found, now, others
+        self.topology, self.found, self.now = topology, found, now
+        self.others, self.move = others, move
         self.live = found.catalog
+        self.taken = set(found.catalog.tables)  # the names of tables that are there, or will be
         self.notices: list[str] = []
         self.leaves = by_parent(self.live.tables.values())
         self.target = Target(
@@ -154,6 +184,15 @@ class _Tasks:
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
         every = tuple(self.leaves.get(table.name, ()))
+        if table.epoch is not None and not control.plausible(
+            m for x in every if x.bound for m in (x.bound.lower, x.bound.upper)
+        ):
+            # Read in a wrong unit, every partition would be expired.
+            reason = f'the partitions of "{table.name}" do not count {table.epoch}'
+            hint = "give `epoch:` the unit that it had when they were made"
+            given_up = GivenUp(message=reason, code="PS580", hint=hint)
+            yield self._task(managed, Noun.PREMAKE, given_up)
+            return
         leaves = tuple(x for x in every if not x.detach_pending)
         pending = tuple(x for x in every if x.detach_pending)
         on: dict[str, Any] = {
@@ -171,10 +210,11 @@ class _Tasks:
         mended = list(indexes.repair(on, table, leaves, skip))
         self.notices += [x for x in mended if isinstance(x, str)]
         changed = False
-        work: tuple[tuple[Noun, Iterable[c.Change | str]], ...] = (
-            (Noun.FINALISE, self._finalise(on, managed, pending)),
+        work: tuple[tuple[Noun, Iterable[c.Change | GivenUp]], ...] = (
+            (Noun.FINALISE, [*self._clear(on, leaves), *self._finalise(on, managed, pending)]),
             (Noun.REPAIR, [x for x in mended if not isinstance(x, str)]),
             (Noun.PREMAKE, self._premake(on, managed, table, leaves, rolling)),
+            (Noun.MOVE, self._move(on, managed, table, leaves, rolling)),
             (Noun.ROLL, rolled),
             (Noun.VALIDATE, _validate(on, table, leaves)),
             (Noun.DETACH, self._detach(on, managed, leaves)),
@@ -193,9 +233,9 @@ class _Tasks:
         if table.kind is Relkind.PARTITIONED and (changed or self._is_stale(table.name)):
             yield self._task(managed, Noun.ANALYZE, c.AnalyzeTable(**on))
 
-    def _task(self, managed: Managed, noun: Noun, *changes: c.Change | str) -> Task:
-        given_up = next((x for x in changes if isinstance(x, str)), None)
-        steps = build([x for x in changes if not isinstance(x, str)], self.target)
+    def _task(self, managed: Managed, noun: Noun, *changes: c.Change | GivenUp) -> Task:
+        given_up = next((x for x in changes if isinstance(x, GivenUp)), None)
+        steps = build([x for x in changes if not isinstance(x, GivenUp)], self.target)
         return Task(
             server=self.found.server,
             shard=managed.shard,
@@ -205,9 +245,20 @@ class _Tasks:
             steps=tuple(replace(s, phase=int(noun)) for s in steps),
             given_up=given_up,
             archive=next((x for x in changes if isinstance(x, c.ArchivePartition)), None),
+            moves=next((self._moved(x) for x in changes if isinstance(x, c.MoveRows)), None),
         )
 
-    def _urgent(self, managed: Managed, change: c.Change | str) -> bool:
+    def _moved(self, change: c.MoveRows) -> Moved:
+        held = self.found.defaults[change.default.name]
+        ranges = [x.bound for x in change.partitions if x.bound is not None]
+        return Moved(
+            server=change.server,
+            table=change.table.name,
+            default=change.default.name,
+            rows=sum(held.within(b.lower, b.upper) for b in ranges if b.lower and b.upper),
+        )
+
+    def _urgent(self, managed: Managed, change: c.Change | GivenUp) -> bool:
         partition = self._partition(managed.logical)
         if not isinstance(change, c.CreatePartition) or partition is None:
             return False
@@ -222,6 +273,15 @@ class _Tasks:
     def _partition(self, logical: str) -> Partition | None:
         options = self.topology.tables.get(logical)
         return options.partition if options else None
+
+    def _clear(self, on: dict[str, Any], leaves: tuple[Table, ...]) -> Iterator[c.Change]:
+        """What a killed run left at a default partition: a guard, which refuses rows, or copies."""
+        for x in leaves:
+            if any(check.name == GUARD for check in x.checks):
+                yield c.DropConstraint(**{**on, "table": x}, name=GUARD, why=c.Why.LEFTOVER)
+        copies = self.found.copies.get(on["table"].name)
+        if copies:
+            yield c.DropCopies(**on, names=copies)
 
     def _finalise(
         self, on: dict[str, Any], managed: Managed, pending: tuple[Table, ...]
@@ -248,7 +308,7 @@ class _Tasks:
         table: Table,
         leaves: tuple[Table, ...],
         rolling: Mapping[str, timedelta],
-    ) -> Iterator[c.Change | str]:
+    ) -> Iterator[c.Change | GivenUp]:
         partition = self._partition(managed.logical)
         if partition is None or table.partition_by != partition.by:
             return  # not cut by time (any more): a matter for `plan`
@@ -259,34 +319,128 @@ class _Tasks:
             oldest = min((lower for lower, _ in bounds if lower is not None), default=None)
         retired = [(r.lower, r.upper) for r in self.live.retired if r.parent == table.name]
         missing = partitions.uncovered(
-            partitions.wanted(partition.every, self.now, partition.premake, oldest),
+            control_of(table).fitting(
+                partitions.wanted(partition.every, self.now, partition.premake, oldest)
+            ),
             [*bounds, *retired],
         )
         sibling = leaf.newest(leaves)
         if missing and sibling is None:
-            yield f'table "{table.name}" has no partition that a new one could be made like'
+            yield GivenUp(
+                message=f'table "{table.name}" has no partition that a new one could be made like'
+            )
             return
-        patterns = indexes.patterns(rolling, managed.logical, leaves)
-        taken = set(self.live.tables)
+        default = _default_of(leaves)
+        held = self.found.defaults.get(default.name) if default else None
+        free = []
         # Those ahead of the clock first: they are what inserts wait for.
         for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0])):
+            rows = held.within(lower, upper) if held else 0
+            if not rows:
+                free.append((lower, upper))
+            elif self.move is None:
+                assert default is not None
+                yield GivenUp(
+                    message=f'the partition of "{table.name}" from {lower} to {upper} is not made: '
+                    f'default partition "{default.name}" holds {rows} rows of it',
+                    code="PS581",
+                    hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
+                )
+        for made in self._new(on, managed, table, leaves, rolling, free):
+            yield c.CreatePartition(
+                server=on["server"],
+                shard=on["shard"],
+                parent=table,
+                table=made,
+                default=guarded(made, leaves, self.now),
+            )
+
+    def _new(
+        self,
+        on: dict[str, Any],
+        managed: Managed,
+        table: Table,
+        leaves: tuple[Table, ...],
+        rolling: Mapping[str, timedelta],
+        ranges: Iterable[partitions.Range],
+    ) -> Iterator[Table]:
+        """New partitions like their newest sibling."""
+        sibling = leaf.newest(leaves)
+        patterns = indexes.patterns(rolling, managed.logical, leaves)
+        for lower, upper in ranges:
             name = suffixed(table.name, partitions.suffix(lower))
-            while name in taken:  # a detached partition keeps its name
+            while name in self.taken:  # a detached partition keeps its name
                 name = suffixed(name, "x")
-            taken.add(name)
+            self.taken.add(name)
             past = {
                 patterns[n].definition
                 for n in patterns
                 if indexes.outside(upper, rolling[n], self.now)
             }
             assert sibling is not None
-            yield c.CreatePartition(
-                server=on["server"],
-                shard=on["shard"],
-                parent=table,
-                table=leaf.like(
-                    sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
-                ),
+            yield leaf.like(
+                sibling, table, name, Bound(lower=lower, upper=upper), on["shard"], past
+            )
+
+    def _move(
+        self,
+        on: dict[str, Any],
+        managed: Managed,
+        table: Table,
+        leaves: tuple[Table, ...],
+        rolling: Mapping[str, timedelta],
+    ) -> Iterator[c.Change | GivenUp]:
+        """Partitions for what a default partition holds, also for what has expired: they go the
+        way of all partitions."""
+        partition, default = self._partition(managed.logical), _default_of(leaves)
+        held = self.found.defaults.get(default.name) if default else None
+        if self.move is None or partition is None or default is None or held is None:
+            return
+        if table.partition_by != partition.by or not held.rows:
+            return
+        if held.hours is None:
+            yield GivenUp(
+                message=f'default partition "{default.name}" holds more than {self.move} rows: '
+                "readers and writers would wait for about a third of a second for each million",
+                code="PS582",
+                hint="add --move-limit with a larger number, in a quiet hour",
+            )
+            return
+        referring = sorted(
+            t.name
+            for t in self.live.tables.values()
+            if any(fk.ref_table == table.name for fk in t.foreign_keys)
+        )
+        if referring:
+            yield GivenUp(
+                message=f'rows of default partition "{default.name}" cannot be moved: '
+                f'"{referring[0]}" refers to "{table.name}"',
+                code="PS583",
+                hint="PostgreSQL detaches no partition to whose rows others refer; drop the "
+                "foreign key, move the rows, add it again",
+            )
+            return
+        bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
+        ranges = control_of(table).fitting(held.ranges(partition.every, bounds))
+        stay = held.rows - sum(held.within(*r) for r in ranges)
+        if stay:
+            self.notices.append(
+                f'{stay} rows stay in default partition "{default.name}": they are of no moment '
+                "that a partition could have"
+            )
+        if len(ranges) > MOST:
+            self.notices.append(
+                f'the rows of default partition "{default.name}" need {len(ranges)} partitions; '
+                f"this run makes the first {MOST}, run it again for the others"
+            )
+        if ranges:
+            made = tuple(self._new(on, managed, table, leaves, rolling, ranges[:MOST]))
+            rest = leaf.like(default, table, default.name, Bound(default=True), on["shard"], ())
+            yield c.MoveRows(
+                **on,
+                default=default,
+                partitions=made,
+                remainder=replace(rest, comment=default.comment),
             )
 
     def _detach(
@@ -352,6 +506,10 @@ class _Tasks:
         return taken is None or taken < self.found.facts.now - STATISTICS_AGE
 
 
+def _default_of(leaves: tuple[Table, ...]) -> Table | None:
+    return next((x for x in leaves if x.bound and x.bound.default), None)
+
+
 def _validate(on: dict[str, Any], table: Table, leaves: tuple[Table, ...]) -> list[c.Change]:
     """Partitions first: then their parent has nothing left to scan."""
     found: list[c.Change] = []
@@ -360,6 +518,6 @@ def _validate(on: dict[str, Any], table: Table, leaves: tuple[Table, ...]) -> li
         found += [
             c.ValidateConstraint(**{**on, "table": target}, name=item.name)
             for item in constraints
-            if not item.valid and not item.inherited
+            if not item.valid and not item.inherited and item.name != GUARD
         ]
     return found

@@ -19,9 +19,12 @@ from parlant_shard.plan.model import (
     Step,
     secret_mark,
 )
+from parlant_shard.plan.moving import CHANGED, MARK
 
 __all__ = [
+    "CHANGED",
     "FORMAT_VERSION",
+    "MARK",
     "NEEDS_ALLOW",
     "TIMEOUTS",
     "Hazard",

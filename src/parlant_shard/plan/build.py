@@ -17,6 +17,7 @@ from parlant_shard.plan.draft import Draft, Target
 from parlant_shard.plan.federation import Federation
 from parlant_shard.plan.indexes import Indexes
 from parlant_shard.plan.model import TIMEOUTS, Hazard, Kind, Lock, Step
+from parlant_shard.plan.moving import Moving
 from parlant_shard.plan.placement import Placements
 from parlant_shard.plan.properties import Properties
 from parlant_shard.plan.replication import Replication
@@ -39,6 +40,7 @@ def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
             # What is said to take as long as the table is large must be given that time.
             statement_timeout = TIMEOUTS[Kind.VALIDATE][1]
         statement_timeout = draft.statement_timeout or statement_timeout
+        lock_timeout = draft.lock_timeout or lock_timeout
         steps.append(
             Step(
                 id=digest if count == 1 else f"{digest}-{count}",
@@ -55,6 +57,7 @@ def build(changes: Iterable[c.Change], target: Target) -> tuple[Step, ...]:
                 kind=draft.kind,
                 probe=draft.probe,
                 secret=draft.secret,
+                undo=draft.undo,
             )
         )
     return tuple(steps)
@@ -105,6 +108,7 @@ class _Steps(
     Replication,
     Placements,
     Upkeep,
+    Moving,
 ):
     """The builders of all nouns together: one change in, its steps out."""
 
@@ -121,6 +125,8 @@ class _Steps(
                 yield from self._database(change)
             case c.CreateTable() | c.CreatePartition() | c.FinalizeDetach() | c.DropTable():
                 yield from self._whole_table(change)
+            case c.MoveRows() | c.DropCopies():
+                yield from self._move(change)
             case (
                 c.DetachPartition()
                 | c.SettleDetach()

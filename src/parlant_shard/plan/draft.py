@@ -44,6 +44,8 @@ class Draft:
     probe: Probe | None = None
     secret: str | None = None
     statement_timeout: int | None = None  # milliseconds, where its kind's does not do
+    lock_timeout: int | None = None  # likewise
+    undo: tuple[str, ...] = ()
 
     @property
     def transactional(self) -> bool:

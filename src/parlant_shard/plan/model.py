@@ -128,6 +128,7 @@ class Step:
     kind: Kind
     probe: Probe | None = None
     secret: str | None = None  # the server whose password replaces its mark in the SQL
+    undo: tuple[str, ...] = ()  # what takes back the steps before it, where it fails for good
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -148,6 +149,8 @@ class Step:
             found["probe"] = {"query": self.probe.query, "clear": list(self.probe.clear)}
         if self.secret is not None:
             found["secret"] = self.secret
+        if self.undo:
+            found["undo"] = list(self.undo)
         return found
 
     @staticmethod
@@ -170,6 +173,7 @@ class Step:
             if probe is None
             else Probe(query=probe["query"], clear=tuple(probe["clear"])),
             secret=data.get("secret"),
+            undo=tuple(data.get("undo", ())),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
@@ -11,8 +12,9 @@ from parlant_shard import changes as c
 from parlant_shard.catalog import Relkind
 from parlant_shard.ddl import render
 from parlant_shard.desired import INTERNAL_VERSION
+from parlant_shard.diff import GUARD
 from parlant_shard.plan.draft import Builder, Draft
-from parlant_shard.plan.model import Hazard, Lock, Phase
+from parlant_shard.plan.model import Hazard, Kind, Lock, Phase
 from parlant_shard.sqlfiles import queries
 
 
@@ -120,12 +122,8 @@ class Tables(Builder):
                     self._register(change.managed),
                     hazards=(Hazard.WEAKER_UNIQUENESS,) if change.weaker else (),
                 )
-            case c.CreatePartition(parent=parent):
-                yield self._on(
-                    change,
-                    f'create partition "{table.name}" and attach it to "{parent.name}"',
-                    *self.ddl.create_partition(parent, table),
-                )
+            case c.CreatePartition():
+                yield from self._create_partition(change)
             case c.FinalizeDetach():
                 assert table.parent is not None
                 yield self._on(
@@ -139,6 +137,40 @@ class Tables(Builder):
                 )
             case c.DropTable():
                 yield from self._drop_table(change)
+
+    def _create_partition(self, change: c.CreatePartition) -> Iterator[Draft]:
+        table, parent, default = change.table, change.parent, change.default
+        title = f'create partition "{table.name}" and attach it to "{parent.name}"'
+        create = self.ddl.create_partition(parent, table)
+        if default is None:
+            yield self._on(change, title, *create)
+            return
+        assert table.bound is not None
+        drop = self.ddl.alter(
+            default.name, SQL("DROP CONSTRAINT IF EXISTS {}").format(Identifier(GUARD))
+        )
+        guard = SQL("ADD CONSTRAINT {} CHECK ({}) NOT VALID").format(
+            Identifier(GUARD), self.ddl.beside(parent, table.bound)
+        )
+        yield self._on(
+            change,
+            f'keep rows of "{table.name}" out of default partition "{default.name}"',
+            drop,
+            self.ddl.alter(default.name, guard),
+        )
+        yield replace(
+            self._on(
+                change,
+                f'see that "{default.name}" holds no row of "{table.name}"',
+                self._validate(default.name, GUARD),
+                kind=Kind.VALIDATE,
+                lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+                hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
+            ),
+            undo=(render(drop),),
+        )
+        # The lock on the default partition is there from ATTACH on: nothing new is waited for.
+        yield replace(self._on(change, title, *create, drop), undo=(render(drop),))
 
     def _drop_table(self, change: c.DropTable) -> Iterator[Draft]:
         table = change.table

@@ -393,7 +393,7 @@ class _Restoring(Executor):
         return leaf.like(sibling, self.parent, self.name, self.bound, self.manifest.shard, past)
 
     def _create(self, table: Table) -> Iterator[Composable]:
-        yield self.ddl.create_leaf(self.parent, table, checked=False)
+        yield self.ddl.create_like(self.ddl.name(self.parent.name), table, checked=False)
         for column in self._stricter():
             yield self.ddl.alter(
                 self.name, SQL("ALTER COLUMN {} DROP NOT NULL").format(Identifier(column.name))
@@ -422,28 +422,10 @@ class _Restoring(Executor):
         yield self.ddl.alter(
             self.name,
             SQL("ADD CONSTRAINT {} CHECK (").format(Identifier(self.check_name))
-            + self._inside()
+            + self.ddl.within(self.parent, self.bound)
             + SQL(")"),
         )
-        yield from self.ddl.equip(table)
-
-    def _inside(self) -> Composable:
-        assert self.parent.partition_by is not None
-        column = Identifier(self.parent.partition_by)
-        found: list[Composable] = [SQL("{} IS NOT NULL").format(column)]
-        control = self.parent.column(self.parent.partition_by)
-        assert control is not None
-        zone = "+00" if "with time zone" in control.type else ""
-        for sign, moment in ((">=", self.bound.lower), ("<", self.bound.upper)):
-            if moment is not None:
-                found.append(
-                    SQL("{} " + sign + " {}::{}").format(
-                        column,
-                        Literal(f"{moment:%Y-%m-%d %H:%M:%S}{zone}"),
-                        text(control.type),
-                    )
-                )
-        return SQL(" AND ").join(found)
+        yield from self.ddl.furnish(table)
 
     # --- the load ---------------------------------------------------------------------------------
 

@@ -112,6 +112,9 @@ SELECT o.oid, o.conrelid AS rel, o.conname AS name, o.contype::text AS type,
   LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
   LEFT JOIN pg_catalog.pg_index x ON x.indexrelid = o.conindid AND o.contype IN ('p', 'u', 'x')
  WHERE o.contype IN ('p', 'u', 'x', 'c', 'f')
+   -- A key to a partitioned table has a row for each of its partitions too.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint w
+                    WHERE w.oid = o.conparentid AND w.conrelid = o.conrelid)
  ORDER BY o.conrelid, o.conname;
 
 -- name: indexes

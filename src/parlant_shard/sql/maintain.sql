@@ -54,3 +54,26 @@ SELECT o.logical, o.shard, p.relname::text AS parent, c.relname::text AS partiti
   LEFT JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
  WHERE o.topology = %(topology)s AND o.kind = 'table' AND o.shard <> ''
  ORDER BY p.relname, c.relname;
+
+-- name: copies
+-- Tables with rows on their way out of a default partition, and the quoted name of whose.
+SELECT c.relname::text AS name, pg_catalog.substr(d.description, pg_catalog.strpos(
+         pg_catalog.substr(d.description, pg_catalog.length(%(mark)s) + 1), ' ')
+         + pg_catalog.length(%(mark)s) + 1) AS "table"
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'parlant_shard'
+  JOIN pg_catalog.pg_description d ON d.objoid = c.oid AND d.objsubid = 0
+       AND d.classoid = 'pg_catalog.pg_class'::regclass
+ WHERE c.relkind = 'r' AND pg_catalog.starts_with(d.description, %(mark)s)
+ ORDER BY c.relname;
+
+-- name: transactions
+-- Transactions of this database that are open now. Those of the server itself have no user.
+SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name,
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::int AS age
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a USING (pid)
+ WHERE l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
+   AND l.pid <> pg_catalog.pg_backend_pid() AND a.usesysid IS NOT NULL
+   AND a.datname = current_database()
+ ORDER BY a.xact_start NULLS FIRST;

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import postgast
 from psycopg.conninfo import conninfo_to_dict
 
+from parlant_shard import control
 from parlant_shard.ddlfile import DeclaredTable
 from parlant_shard.names import check_collisions, suffixed
 from parlant_shard.topology.codes import Code
@@ -15,13 +16,12 @@ from parlant_shard.topology.document import Path, Problem
 from parlant_shard.topology.model import (
     BUCKET_COUNT,
     IndexOptions,
+    Partition,
     Rule,
     Server,
     Topology,
     bucket_text,
 )
-
-TIME_TYPES = frozenset({"timestamp", "timestamptz", "date"})
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -365,9 +365,7 @@ def check_schema(topology: Topology, declared: Mapping[str, DeclaredTable]) -> I
             yield _no_table(path, name, declared)
             continue
         if options.partition is not None:
-            yield from _time_column(
-                declared[name], options.partition.by, (*path, "partition", "by"), "partition"
-            )
+            yield from _control_column(declared[name], options.partition, (*path, "partition"))
         if options.path is not None:
             yield from _column(declared[name], options.path, (*path, "path"))
             keys = declared[name].foreign_keys
@@ -411,18 +409,39 @@ def _column(table: DeclaredTable, column: str, path: Path, also: str = "") -> It
         )
 
 
-def _time_column(table: DeclaredTable, column: str, path: Path, what: str) -> Iterator[Problem]:
+def _control_column(table: DeclaredTable, partition: Partition, path: Path) -> Iterator[Problem]:
+    yield from _column(table, partition.by, (*path, "by"))
+    type_ = table.columns.get(partition.by)
+    if type_ is None:
+        return
+    found = control.fault(type_, partition.epoch, whole_days=partition.whole_days)
+    if found is None:
+        return
+    key, reason, hint = found
+    if control.kind(type_) is None:
+        hint = _fitting(table, "use a date, timestamp, timestamptz, bigint or uuid column")
+    yield Problem(
+        code=Code.CONTRADICTION if control.kind(type_) else Code.PARTITION_TYPE,
+        message=f'the partition column "{partition.by}" of "{table.name}" is {reason}',
+        hint=hint,
+        path=(*path, key),
+    )
+
+
+def _fitting(table: DeclaredTable, otherwise: str) -> str:
+    found = [name for name, type_ in table.columns.items() if control.kind(type_) in control.TIMES]
+    return f"columns that fit: {', '.join(found)}" if found else otherwise
+
+
+def _time_column(table: DeclaredTable, column: str, path: Path) -> Iterator[Problem]:
     yield from _column(table, column, path)
-    kind = table.columns.get(column)
-    if kind is not None and kind not in TIME_TYPES:
-        fitting = [name for name, type_ in table.columns.items() if type_ in TIME_TYPES]
+    type_ = table.columns.get(column)
+    if type_ is not None and control.kind(type_) not in control.TIMES:
         yield Problem(
             code=Code.PARTITION_TYPE,
-            message=f'the {what} column "{column}" of "{table.name}" is of type {kind}, '
+            message=f'the window column "{column}" of "{table.name}" is of type {type_}, '
             "not a date or a timestamp",
-            hint=f"columns that fit: {', '.join(fitting)}"
-            if fitting
-            else "the table has no column that fits",
+            hint=_fitting(table, "the table has no column that fits"),
             path=path,
         )
 
@@ -444,8 +463,10 @@ def _index(
         yield from _column(table, column.name, (*path, "columns", str(number)), key)
     for number, included in enumerate(index.include):
         yield from _column(table, included, (*path, "include", str(number)), key)
-    if index.by is not None:
-        yield from _time_column(table, index.by, (*path, "by"), "window")
+    options = topology.tables.get(index.on)
+    cut_by = options.partition.by if options and options.partition else None
+    if index.by is not None and index.by != cut_by:
+        yield from _time_column(table, index.by, (*path, "by"))
 
 
 def sharded_tables(topology: Topology, declared: Mapping[str, DeclaredTable]) -> frozenset[str]:

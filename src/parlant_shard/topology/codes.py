@@ -55,7 +55,10 @@ class Code(StrEnum):
     SCHEMA_SERVER = "PS137", "schema.from names a server that is not listed"
     UNKNOWN_TABLE = "PS138", "a table that the schema does not declare"
     UNKNOWN_COLUMN = "PS139", "a column that the table does not have"
-    PARTITION_TYPE = "PS140", "the column that a table is cut by is not a date or a timestamp"
+    PARTITION_TYPE = (
+        "PS140",
+        "the column that a table or window goes by is of a type without time",
+    )
     COLLISION = "PS141", "two objects would have the same name in PostgreSQL"
     INDEX_COLUMN = "PS142", "an index column is not of the form: name [asc|desc] [nulls first|last]"
     CHOICE = "PS143", "a value is not one of those that its key knows"

@@ -28,7 +28,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from parlant_shard.names import MAX_BYTES, byte_length
+from parlant_shard.control import Epoch
+from parlant_shard.names import MAX_BYTES, byte_length, suffixed
 from parlant_shard.topology.codes import Code
 from parlant_shard.topology.interval import Interval
 
@@ -392,9 +393,10 @@ def _archive(value: object) -> object:
 
 
 class Partition(Section):
-    """How a table is cut by time inside each shard."""
+    """How a table is cut by time inside each shard; `epoch` is what a whole number counts."""
 
     by: Name
+    epoch: Epoch | None = None
     every: Annotated[Span, AfterValidator(_positive), AfterValidator(_partition_width)]
     premake: Annotated[StrictInt, AfterValidator(_premake)] = 3
     retention: Annotated[Span, AfterValidator(_positive)] | None = None
@@ -407,6 +409,11 @@ class Partition(Section):
     ) = None
     grace: Annotated[Span, AfterValidator(_fixed)] = Interval(7, "day")
     default: StrictBool = False
+
+    @property
+    def whole_days(self) -> bool:
+        """Whether it is cut at midnight only."""
+        return not self.every.is_fixed or not self.every.timedelta.seconds
 
 
 class TableOptions(Section):
@@ -550,6 +557,16 @@ class Topology(Section):
     def uses_buckets(self) -> bool:
         """Whether every workspace is known, because buckets catch those that are not listed."""
         return any(shard.buckets for shard in self.shards.values())
+
+    @property
+    def epochs(self) -> dict[str, Epoch | None]:
+        """What the control column of each shard table counts, where the table is cut by time."""
+        return {
+            suffixed(name, shard): options.partition.epoch
+            for name, options in self.tables.items()
+            if options.partition is not None
+            for shard in self.shards
+        }
 
     def resolve(self, path: str | Path) -> Path:
         """Return a path of the file as an absolute one."""

@@ -1,0 +1,362 @@
+"""Default partitions: new partitions beside them, and rows moved out of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from protocol import SCHEMA, Layout, World, layout
+from test_control_columns import value
+from test_maintain import cut, maintain, months, now_of, put, settled
+
+from parlant_shard import maintain as upkeep
+from parlant_shard.apply import apply
+from parlant_shard.diff import GUARD
+from parlant_shard.errors import ApplyFailed
+from parlant_shard.planner import make_plan
+from servers import Clusters
+
+pytestmark = pytest.mark.matrix
+
+OLD = datetime(1999, 5, 5)
+
+
+@pytest.fixture
+def world(tmp_path: Path, clusters: Clusters) -> World:
+    """Give the databases of one server."""
+    return World(tmp_path, clusters)
+
+
+def with_default(**more: Any) -> Layout:
+    options = {"every": "1 month", "premake": 1, "default": True, **more}
+    return layout({"s1": ["a"]}, tables=cut(**options))
+
+
+def guards(world: World) -> int:
+    return int(world.value(f"SELECT count(*) FROM pg_constraint WHERE conname = '{GUARD}'"))
+
+
+# --- new partitions beside it ---------------------------------------------------------------------
+
+
+def test_a_partition_ahead_is_attached_without_a_scan(world: World) -> None:
+    """The default partition proves by a validated CHECK that it holds no row of the range."""
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    longer = with_default(premake=2)
+    steps = make_plan(world.load(longer)).steps
+    assert [s.title.split(" ")[0] for s in steps] == ["keep", "see", "create"]
+    world.converge(longer)
+    assert guards(world) == 0
+    report = maintain(world, with_default(premake=3))
+    titles = [s.title for s in report.plan.steps]
+    assert [t.split(" ")[0] for t in titles[:3]] == ["keep", "see", "create"]
+    assert guards(world) == 0
+    settled(world, with_default(premake=3))
+
+
+@pytest.mark.parametrize("null", [" NOT NULL", ""])
+@pytest.mark.parametrize("type_", ["timestamptz", "date", "uuid", "bigint"])
+def test_the_proof_is_understood(world: World, type_: str, null: str) -> None:
+    """PostgreSQL says at DEBUG1 whether it scans."""
+    schema = SCHEMA.replace("at timestamptz NOT NULL DEFAULT now()", f"at {type_}{null}")
+    epoch = {"epoch": "seconds"} if type_ == "bigint" else {}
+    cuts = {"every": "1 month", "premake": 1, "default": True, **epoch}
+    world.apply(layout({"s1": ["a"]}, ddl=schema, tables=cut(**cuts)))
+    old = {"timestamptz": "'1999-01-01'", "date": "'1999-01-01'", "bigint": "7"}.get(
+        type_, "'00000000-0000-7000-8000-000000000000'"
+    )
+    put_one = "INSERT INTO log_s1 (workspace_id, item_id, at) SELECT 'a', id, {} FROM item_s1"
+    world.execute(
+        "INSERT INTO account_s1 (workspace_id) VALUES ('a')",
+        "INSERT INTO item_s1 (workspace_id, account_id) SELECT 'a', id FROM account_s1",
+        put_one.format(old),
+        *([] if null else [put_one.format("NULL")]),
+    )
+    what = layout({"s1": ["a"]}, ddl=schema, tables=cut(**{**cuts, "premake": 2}))
+    steps = make_plan(world.load(what)).steps
+    assert len(steps) == 3
+    with world.connect() as connection:
+        said: list[str] = []
+        connection.add_notice_handler(lambda d: said.append(d.message_primary or ""))
+        connection.execute("SET client_min_messages = debug1")
+        for step in steps:
+            with connection.transaction():
+                for statement in step.sql:
+                    connection.execute(statement)
+    assert any("log_s1_default" in s and "is implied by existing" in s for s in said), said
+    assert not any("verifying table" in s and "log_s1_default" in s for s in said[-3:])
+    assert guards(world) == 0
+
+
+def test_rows_of_the_range_are_in_it(world: World) -> None:
+    """The guard goes again at once, and the message says what to do."""
+    what = with_default()
+    world.apply(what)
+    ahead = months(now_of(world), 2) + timedelta(days=3)
+    put(world, ahead)
+    with pytest.raises(ApplyFailed) as failed:
+        apply(world.load(with_default(premake=2)))
+    assert failed.value.hint is not None
+    assert "--move-default-rows" in failed.value.hint
+    assert guards(world) == 0
+    put(world, ahead)
+    report = upkeep.maintain(world.load(with_default(premake=2)))
+    assert [(f.code, "--move-default-rows" in str(f.hint)) for f in report.failures] == [
+        ("PS581", True)
+    ]
+    assert guards(world) == 0
+
+
+def test_a_guard_that_a_killed_run_left(world: World) -> None:
+    what = with_default()
+    world.apply(what)
+    ahead = months(now_of(world), 2)
+    guard = (
+        f"ALTER TABLE log_s1_default ADD CONSTRAINT {GUARD} CHECK (at < '{ahead}Z' "
+        f"OR at >= '{months(ahead, 1)}Z') NOT VALID"
+    )
+    world.execute(guard)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        put(world, ahead)
+    maintain(world, what)
+    assert guards(world) == 0
+    put(world, ahead)
+    world.execute("DELETE FROM log_s1")
+    world.execute(guard)
+    world.converge(what)
+    assert guards(world) == 0
+
+
+# --- moving rows out ------------------------------------------------------------------------------
+
+
+def spread(world: World, moments: list[str]) -> None:
+    """One row for each moment, on both shards of one server where there are two."""
+    world.execute(
+        "INSERT INTO account_s1 (workspace_id) VALUES ('a')",
+        "INSERT INTO item_s1 (workspace_id, account_id) SELECT 'a', id FROM account_s1",
+    )
+    with world.connect() as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO log_s1 (workspace_id, item_id, at, body) "
+            "SELECT 'a', id, %s, 'kept' FROM item_s1 LIMIT 1",
+            [[m] for m in moments],
+        )
+
+
+def places(world: World) -> dict[str, int]:
+    return {
+        str(name): int(rows)
+        for name, rows in world.rows("SELECT tableoid::regclass, count(*) FROM log_s1 GROUP BY 1")
+    }
+
+
+def leftovers(world: World) -> list[tuple[Any, ...]]:
+    return world.rows(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'parlant_shard'::regnamespace "
+        "AND relname LIKE 'log%'"
+    )
+
+
+def test_rows_are_moved_out(world: World) -> None:
+    what = with_default(retention="3 months")
+    world.apply(what)
+    begin = now_of(world)
+    ahead = months(begin, 5) + timedelta(days=3)
+    old = months(begin, -9) + timedelta(days=3)
+    spread(world, [f"{ahead}Z", f"{ahead}Z", f"{old}Z", "infinity", "-infinity"])
+    content = "SELECT id, workspace_id, item_id, at::text, body FROM log_s1 ORDER BY id"
+    before = world.rows(content)
+    said = maintain(world, what)
+    assert any("holds 5 rows" in n for n in said.notices)
+    assert any("partition waits" in n or "that waits" in n for n in said.notices)
+    report = maintain(world, what, move=1_000_000)
+    assert [m.rows for m in report.moved] == [3]
+    assert any("2 rows stay" in n for n in report.plan.notices)
+    hazards = {h for s in report.plan.steps for h in s.hazards}
+    assert "blocks-writes" in hazards
+    assert world.rows(content) == before
+    assert places(world) == {
+        f"log_s1_p{months(ahead, 0):%Y%m%d}": 2,
+        f"log_s1_p{months(old, 0):%Y%m%d}": 1,
+        "log_s1_default": 2,
+    }
+    assert leftovers(world) == []
+    # What had expired goes the way of all partitions.
+    maintain(world, what)
+    assert len(world.rows("SELECT FROM log_s1")) == 4
+    assert world.value(f"SELECT count(*) FROM log_s1_p{months(old, 0):%Y%m%d}") == 1
+    maintain(world, what, move=1_000_000)
+    settled(world, what)
+    world.settled(what)
+
+
+ROWS = """
+CREATE TABLE log (
+  number bigint GENERATED ALWAYS AS IDENTITY,
+  at {type} {null},
+  workspace_id text NOT NULL,
+  double bigint GENERATED ALWAYS AS (length(workspace_id) * 2) STORED,
+  note jsonb DEFAULT '{{}}'
+);
+CREATE FUNCTION complain() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN RAISE EXCEPTION 'this trigger is not for copies'; END$$;
+CREATE TRIGGER complain BEFORE INSERT OR DELETE ON log FOR EACH ROW
+  WHEN (pg_trigger_depth() < 0) EXECUTE FUNCTION complain();
+"""
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "uuid", "bigint nanoseconds"])
+def test_every_kind_of_rows(world: World, kind: str) -> None:
+    """No trigger fires, and generated values and identities stay."""
+    type_, _, epoch = kind.partition(" ")
+    ddl = ROWS.format(type=type_, null="").replace(" BEFORE INSERT OR DELETE", " BEFORE DELETE")
+    ddl = ddl.replace("  WHEN (pg_trigger_depth() < 0)", " ")
+    what = layout(
+        {"s1": ["a"]},
+        ddl=ddl,
+        tables=cut("1 quarter", 1, default=True, **({"epoch": epoch} if epoch else {})),
+    )
+    world.apply(what)
+    moment = datetime(2031, 12, 31, 23, 59, 59, 999_000)
+    values = [value(kind, moment), value(kind, datetime(2032, 1, 1)), None]
+    if kind == "uuid":
+        values.append("ffffffff-ffff-4fff-8fff-ffffffffffff")
+    with world.connect() as connection:
+        for item in values:
+            connection.execute("INSERT INTO log_s1 (at, workspace_id) VALUES (%s, 'a')", [item])
+    before = world.rows("SELECT * FROM log_s1 ORDER BY number")
+    report = maintain(world, what, move=10)
+    assert [m.rows for m in report.moved] == [2]
+    assert world.rows("SELECT * FROM log_s1 ORDER BY number") == before
+    assert places(world) == {
+        "log_s1_p20311001": 1,
+        "log_s1_p20320101": 1,
+        "log_s1_default": len(values) - 2,
+    }
+    settled(world, what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a')")
+    assert world.value("SELECT max(number) FROM log_s1") == len(values) + 1
+
+
+def test_too_many_rows(world: World) -> None:
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    put(world, OLD)
+    put(world, OLD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parlant_shard.maintain.run.COUNTED", 2)
+        report = upkeep.maintain(world.load(what), move=2)
+        assert [(f.code, "--move-limit" in str(f.hint)) for f in report.failures] == [
+            ("PS582", True)
+        ]
+        report = maintain(world, what, move=3)
+    assert [m.rows for m in report.moved] == [3]
+
+
+def test_rows_that_others_refer_to_stay(world: World) -> None:
+    what = layout(
+        {"s1": ["a"]},
+        ddl="CREATE TABLE log (at uuid PRIMARY KEY, workspace_id text NOT NULL);"
+        "CREATE TABLE note (id uuid PRIMARY KEY, log_id uuid REFERENCES log (at));",
+        tables=cut(default=True),
+    )
+    world.apply(what)
+    far = value("uuid", datetime(2040, 1, 1))
+    world.execute(f"INSERT INTO log_s1 (at, workspace_id) VALUES ('{far}', 'a')")
+    report = upkeep.maintain(world.load(what), move=10)
+    assert [f.code for f in report.failures] == ["PS583"]
+
+
+class Watchers:
+    """Readers that count through the view and by time, in several ways, and writers."""
+
+    def __init__(self, world: World, low: int) -> None:
+        self.world, self.low = world, low
+        self.stop = threading.Event()
+        self.errors: list[str] = []
+        self.written = 0
+        self.rounds = 0
+        targets = [self.view, self.view, self.snapshot, self.by_time, self.write]
+        self.threads = [threading.Thread(target=self._keep, args=(t,)) for t in targets]
+
+    def __enter__(self) -> Watchers:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(30)
+
+    def _keep(self, work: Any) -> None:
+        try:
+            with self.world.connect() as connection:
+                connection.execute("SET statement_timeout = '20s'")
+                while not self.stop.is_set():
+                    work(connection)
+                    self.rounds += 1
+        except Exception as error:
+            self.errors.append(f"{work.__name__}: {error!r}")
+
+    def _check(self, found: tuple[Any, ...] | None, what: str) -> None:
+        if found != (self.low,):
+            self.errors.append(f"{what}: {found}, not {self.low}")
+
+    def view(self, connection: Any) -> None:
+        query = "SELECT count(*) FROM log_global WHERE body = 'kept'"
+        self._check(connection.execute(query).fetchone(), "view")
+
+    def by_time(self, connection: Any) -> None:
+        query = (
+            "SELECT count(*) FROM log_s1 WHERE body = 'kept' AND at BETWEEN '1990-01-01' "
+            "AND '2060-01-01'"
+        )
+        self._check(connection.execute(query).fetchone(), "by time")
+
+    def snapshot(self, connection: Any) -> None:
+        """A snapshot that is older than the first touch of the table, as a remote reader has it."""
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            connection.execute("SELECT count(*) FROM account_s1")
+            time.sleep(0.05)
+            self.by_time(connection)
+            self.view(connection)
+
+    def write(self, connection: Any) -> None:
+        """Read and write in one transaction, so that both orders of locks occur."""
+        with connection.transaction():
+            connection.execute("SELECT FROM item_s1 LIMIT 1 FOR UPDATE")
+            connection.execute("SELECT count(*) FROM log_s1 WHERE body = 'live'")
+            connection.execute(
+                "INSERT INTO log_s1 (workspace_id, item_id, at, body) "
+                "SELECT 'a', id, now(), 'live' FROM item_s1 LIMIT 1"
+            )
+        self.written += 1
+        time.sleep(0.005)
+
+
+def test_nobody_notices(world: World) -> None:
+    what = with_default()
+    world.apply(what)
+    begin = now_of(world)
+    spread(world, [f"{months(begin, n % 5 + 4) + timedelta(hours=n)}Z" for n in range(400)])
+    with Watchers(world, 400) as watchers:
+        time.sleep(0.3)
+        report = maintain(world, what, move=1_000_000)
+        assert [m.rows for m in report.moved] == [400]
+        time.sleep(0.3)
+    assert watchers.errors == []
+    assert watchers.written > 10
+    assert world.value("SELECT count(*) FROM log_s1 WHERE body = 'live'") == watchers.written
+    assert places(world).get("log_s1_default") is None
+    settled(world, what)
