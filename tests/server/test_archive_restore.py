@@ -287,6 +287,10 @@ def test_damaged_archives_make_nothing(world: World, capfd: pytest.CaptureFixtur
     refused("PS553")
     data.write_bytes(whole)
     # Somebody who can write there writes statements, and a digest that is right.
+    right = parse(text.encode(), where="x")
+    other = right.file.model_copy(update={"sha256": "0" * 64})
+    manifest.write_text(right.model_copy(update={"file": other}).text())
+    assert "SHA-256" in refused("PS542")
     evil = parse(text.encode(), where="x").model_copy(
         update={"ddl": (*content["ddl"], "DROP TABLE account_s1")}
     )

@@ -151,6 +151,8 @@ class _Making:
 
         def work(connection: db.Connection) -> None:
             nonlocal found
+            if isinstance(found, _Draft):  # the connection was lost at its COMMIT
+                found.pending.abort()
             settings(connection)
             connection.execute(SQL("LOCK TABLE {} IN SHARE MODE").format(self.table))
             self._check(connection)

@@ -105,8 +105,15 @@ def _opened(to: str, directory: str) -> Target:
     if "://" in to and not to.startswith("file://"):
         return _remote(to)
     path = unquote(urlsplit(to).path) if to.startswith("file://") else to
-    # fsspec's own local files are neither synchronised to the disk nor closed to others.
-    return Directory(Path(directory, Path(path).expanduser()))
+    try:
+        # fsspec's own local files are neither synchronised to the disk nor closed to others.
+        return Directory(Path(directory, Path(path).expanduser()))
+    except RuntimeError as error:  # a home directory that nobody has
+        raise ArchiveError(
+            f'the archive target "{to}" cannot be used: {error}',
+            code="PS540",
+            hint="write the whole path of a directory",
+        ) from error
 
 
 def _remote(url: str) -> Target:

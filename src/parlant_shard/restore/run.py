@@ -23,14 +23,12 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from parlant_shard import canonical, db, journal
 from parlant_shard.apply import Executor, Listener, quiet
 from parlant_shard.archive import check, load, settings, tally, trouble
-from parlant_shard.catalog import Bound, Column, ForeignKey, Retired, Table
+from parlant_shard.catalog import ForeignKey, Retired, Table
 from parlant_shard.ddl import Ddl, render, text
 from parlant_shard.diff import by_parent
 from parlant_shard.errors import ApplyFailed, ArchiveError, Locked
-from parlant_shard.maintain import indexes, leaf
 from parlant_shard.maintain.site import Site
 from parlant_shard.maintain.tasks import Found
-from parlant_shard.names import suffixed
 from parlant_shard.plan import Kind, Lock, Plan, Step
 from parlant_shard.plan.model import TIMEOUTS
 from parlant_shard.restore.request import (
@@ -43,6 +41,7 @@ from parlant_shard.restore.request import (
     find,
     row_of,
 )
+from parlant_shard.restore.shape import Shape
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Interval, Topology
 
@@ -184,8 +183,7 @@ class _Restoring(Executor):
         self.now = found.facts.now
         self.parent = found.catalog.tables[self._parent_name()]
         self.leaves = by_parent(found.catalog.tables.values()).get(self.parent.name, [])
-        self.bound = Bound(lower=self.manifest.lower, upper=self.manifest.upper)
-        self.check_name = suffixed(self.name, "archive_bound")
+        self.shape = Shape(topology, self.manifest, self.parent, self.leaves, self.now)
 
     def _parent_name(self) -> str:
         return self.row.parent if self.row else self.manifest.parent
@@ -202,7 +200,7 @@ class _Restoring(Executor):
         if self.beside:
             check_ddl(self.manifest)
         else:
-            check_range(self.manifest, [t for t in self.leaves if t.name != self.name])
+            check_range(self.manifest, self.shape.leaves)
             check_columns(self.manifest, self.parent)
         steps = tuple(self._steps(resumed))
         plan = Plan(
@@ -225,7 +223,10 @@ class _Restoring(Executor):
             state, detail = "failed", str(error)
             raise
         finally:
-            journal.finish(coordinator, self.run_id, state, detail)
+            try:
+                journal.finish(coordinator, self.run_id, state, detail)
+            except psycopg.Error as error:
+                self.listener("note", None, f"the end of the run was not recorded: {error}")
         return self._restored(len(steps))
 
     def _is_resumed(self) -> bool:
@@ -298,9 +299,9 @@ class _Restoring(Executor):
         if there is None:
             yield self._planned(
                 f'create table "{self.name}" and load its {self.manifest.rows} archived rows',
-                *self._create(self._like()),
+                *self.shape.create(),
                 self.ddl.copy_in(self.table, self.manifest.names),
-                *self._finish(self._like()),
+                *self.shape.finish(),
                 kind=Kind.ARCHIVE,
             )
         for key in self.parent.foreign_keys:
@@ -356,10 +357,10 @@ class _Restoring(Executor):
             )
 
     def _attach(self) -> Iterator[Composable]:
-        placed = replace(self.parent, name=self.name, bound=self.bound)
+        placed = replace(self.parent, name=self.name, bound=self.shape.bound)
         yield self.ddl.attach(self.parent, placed)
         yield self.ddl.alter(
-            self.name, SQL("DROP CONSTRAINT {}").format(Identifier(self.check_name))
+            self.name, SQL("DROP CONSTRAINT {}").format(Identifier(self.shape.check_name))
         )
         yield SQL(
             "UPDATE parlant_shard.retired SET state = 'restored', detached_at = NULL, "
@@ -370,62 +371,6 @@ class _Restoring(Executor):
             Literal(self.topology.name),
             Literal(self.name),
         )
-
-    # --- the table --------------------------------------------------------------------------------
-
-    def _like(self) -> Table:
-        """The table, as its newest sibling is; without the indexes whose window it has left."""
-        sibling = leaf.newest(t for t in self.leaves if t.name != self.name)
-        if sibling is None:
-            raise ApplyFailed(
-                f'table "{self.parent.name}" has no partition that this one could be made like',
-                code="PS530",
-                hint=f"run `parlant-shard apply {self.topology.file}`",
-            )
-        logical = self.manifest.table
-        rolling = indexes.windows(self.topology.indexes, logical)
-        patterns = indexes.patterns(rolling, logical, tuple(self.leaves))
-        past = {
-            patterns[n].definition
-            for n in patterns
-            if indexes.outside(self.bound.upper, rolling[n], self.now)
-        }
-        return leaf.like(sibling, self.parent, self.name, self.bound, self.manifest.shard, past)
-
-    def _create(self, table: Table) -> Iterator[Composable]:
-        yield self.ddl.create_like(self.ddl.name(self.parent.name), table, checked=False)
-        for column in self._stricter():
-            yield self.ddl.alter(
-                self.name, SQL("ALTER COLUMN {} DROP NOT NULL").format(Identifier(column.name))
-            )
-
-    def _stricter(self) -> list[Column]:
-        """Columns that admitted NULL when they were archived: first such rows are counted."""
-        loose = {c.name for c in self.manifest.columns if not c.not_null}
-        keys = {c for k in self.parent.keys for c in k.columns}
-        return [
-            c
-            for c in self.parent.columns
-            if c.not_null and c.name in loose and c.name not in keys and not c.identity
-        ]
-
-    def _finish(self, table: Table) -> Iterator[Composable]:
-        """All that a partition has, and the CHECK that spares ATTACH its scan."""
-        for column in self._stricter():
-            yield self.ddl.alter(
-                self.name, SQL("ALTER COLUMN {} SET NOT NULL").format(Identifier(column.name))
-            )
-        for item in self.parent.checks:
-            yield self.ddl.alter(
-                self.name, SQL("ADD ") + self.ddl.constraint(item.name, item.definition)
-            )
-        yield self.ddl.alter(
-            self.name,
-            SQL("ADD CONSTRAINT {} CHECK (").format(Identifier(self.check_name))
-            + self.ddl.within(self.parent, self.bound)
-            + SQL(")"),
-        )
-        yield from self.ddl.furnish(table)
 
     # --- the load ---------------------------------------------------------------------------------
 
@@ -448,8 +393,11 @@ class _Restoring(Executor):
                 )
             before: list[Composable] = [text(s) for s in self.manifest.ddl]
             after: list[Composable] = []
+            if self.beside and self.parent.row_security:
+                # Default privileges may let others read it, and it has no policy: they see nothing.
+                after = [self.ddl.alter(self.name, SQL("ENABLE ROW LEVEL SECURITY"))]
             if not self.beside:
-                before, after = list(self._create(self._like())), list(self._finish(self._like()))
+                before, after = list(self.shape.create()), list(self.shape.finish())
             for statement in before:
                 connection.execute(text(render(statement)))
             with self.request.target.open(self.request.data) as file:
@@ -490,7 +438,7 @@ class _Restoring(Executor):
     def _check_rows(self, connection: db.Connection) -> None:
         """Raises ArchiveError (PS552): how many rows do not fulfil which constraints."""
         found = []
-        for what, condition in self._conditions():
+        for what, condition in self.shape.conditions():
             row = connection.execute(
                 SQL("SELECT count(*) AS rows FROM ONLY {} AS archived WHERE ").format(self.table)
                 + condition
@@ -505,37 +453,6 @@ class _Restoring(Executor):
                 hint=BESIDE,
             )
 
-    def _conditions(self) -> Iterator[tuple[str, Composable]]:
-        for column in self._stricter():
-            yield (
-                f'have no value in "{column.name}", which needs one now',
-                SQL("{} IS NULL").format(Identifier(column.name)),
-            )
-        for item in self.parent.checks:
-            if item.definition.endswith("NOT ENFORCED"):
-                continue
-            expression = item.definition.removeprefix("CHECK ").removesuffix(" NO INHERIT")
-            yield (
-                f'do not fulfil CHECK "{item.name}"',
-                SQL("NOT (") + text(expression) + SQL(")"),
-            )
-        for key in self.parent.foreign_keys:
-            pairs = list(zip(key.columns, key.ref_columns, strict=True))
-            yield (
-                f'refer to rows of "{key.ref_table}" that are gone (foreign key "{key.name}")',
-                SQL(" AND ").join(
-                    SQL("archived.{} IS NOT NULL").format(Identifier(mine)) for mine, _ in pairs
-                )
-                + SQL(" AND NOT EXISTS (SELECT FROM {} AS referenced WHERE ").format(
-                    self.ddl.name(key.ref_table)
-                )
-                + SQL(" AND ").join(
-                    SQL("referenced.{} = archived.{}").format(Identifier(theirs), Identifier(mine))
-                    for mine, theirs in pairs
-                )
-                + SQL(")"),
-            )
-
     def _record(self, connection: db.Connection) -> None:
         connection.execute(
             queries("archive")["loaded"],
@@ -546,8 +463,8 @@ class _Restoring(Executor):
                 "logical": self.manifest.table,
                 "shard": self.manifest.shard,
                 "parent": self.parent.name,
-                "lower": self.bound.lower,
-                "upper": self.bound.upper,
+                "lower": self.shape.bound.lower,
+                "upper": self.shape.bound.upper,
                 "state": "detached" if self.beside else "restoring",
                 # After the grace it is archived again: --keep moves that moment.
                 "detached_at": self._until() - self._grace() if self.beside else None,
