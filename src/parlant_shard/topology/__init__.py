@@ -22,6 +22,7 @@ from parlant_shard.topology.model import (
 )
 from parlant_shard.topology.preset import Preset, PresetIndex, preset, presets
 from parlant_shard.topology.schema import json_schema
+from parlant_shard.topology.size import Size
 from parlant_shard.topology.starter import STARTER
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SchemaSource",
     "Server",
     "Shard",
+    "Size",
     "TableOptions",
     "Topology",
     "Unit",
