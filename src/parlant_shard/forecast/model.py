@@ -34,6 +34,7 @@ GRID = tuple(STEP * i for i in range(523))  # ten years
 MIN_POINTS, MIN_SPAN = 8, 14.0
 # Out of sample, the exponential law must err less than this part of what the linear one does.
 CLEARLY_BETTER = 0.8
+FAR_BETTER = 0.5  # below this, the linear law is no end of the interval either
 # Beyond this, half of the interval over three months is as wide as the growth itself.
 TOO_WIDE = 1.0
 # Out of sample, an error of so many times the noise, and of this part of the values, is a change.
@@ -218,7 +219,7 @@ def of_inflow(
 
 
 def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
-    used, notices = _without_loads(series)
+    used, notices = _without_loads(_without_season(series))
     span = used[-1].end - used[0].start if used else 0.0
     if (missing := _too_little(len(used), span, "intervals with rows", notices)) is not None:
         return missing
@@ -244,6 +245,18 @@ def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
         errors = _out_of_sample(days, rates, _Line.level)
         growth = _chosen(growth, other, errors, grows=logs.grows)
     return growth
+
+
+def _without_season(series: list[Interval]) -> list[Interval]:
+    """Give each weekday of a series of days the share of an average one."""
+    if len(series) < 14 or any(i.end - i.start > 1 for i in series):
+        return series
+    whole = fmean([i.amount for i in series])
+    shares = [fmean([i.amount for i in series[n::7]]) / whole if whole else 1.0 for n in range(7)]
+    return [
+        replace(i, amount=i.amount / shares[n % 7]) if shares[n % 7] else i
+        for n, i in enumerate(series)
+    ]
 
 
 def _without_loads(series: list[Interval]) -> tuple[list[Interval], tuple[str, ...]]:
@@ -311,7 +324,8 @@ def _integral(rates: Sequence[float]) -> list[float]:
     """The integral over GRID; within a step the rate grows by a factor, so not as a trapezoid."""
     total, found = 0.0, [0.0]
     for a, b in pairwise(rates):
-        total += STEP * ((b - a) / math.log(b / a) if abs(b - a) > 1e-9 * a else a)
+        is_even = min(a, b) <= 1e-9 * max(a, b) or abs(b - a) <= 1e-9 * a
+        total += STEP * ((a + b) / 2 if is_even else (b - a) / math.log(b / a))
         found.append(total)
     return found
 
@@ -392,12 +406,15 @@ def _recent(found: Growth | TooLittle, days: float) -> Growth | TooLittle:
 
 def _chosen(linear: Growth, other: Growth, errors: tuple[float, float], *, grows: bool) -> Growth:
     of_linear, of_other = errors
-    if not grows:
-        return linear
-    if of_other < CLEARLY_BETTER * of_linear:
-        return replace(other, points=linear.points, span=linear.span, notices=linear.notices)
+    if grows and of_other < CLEARLY_BETTER * of_linear:
+        low = other.low
+        if of_other > FAR_BETTER * of_linear:
+            low = tuple(map(min, zip(other.low, linear.expected, strict=True)))
+        return replace(
+            other, low=low, points=linear.points, span=linear.span, notices=linear.notices
+        )
     if of_other * CLEARLY_BETTER <= of_linear:
-        high = tuple(map(max, zip(linear.high, other.expected, strict=True)))
+        high = tuple(map(max, zip(linear.high, other.high, strict=True)))
         return replace(linear, high=high)
     return linear
 
@@ -460,6 +477,8 @@ class _Line:
     spread: float  # the sum of squared distances of the days; infinite for a level line
     inflation: float
     smear: float  # the mean of exp(residual): what a logarithm hides of the mean
+    wander: float  # variance a day of residuals that do not come back
+    span: float
 
     @classmethod
     def of(cls, days: Sequence[float], values: Sequence[float]) -> _Line:
@@ -495,6 +514,8 @@ class _Line:
             spread=spread,
             inflation=(1 + alike) / (1 - alike),
             smear=fmean([math.exp(min(r, _LARGEST)) for r in residuals]),
+            wander=_wander(days, residuals),
+            span=days[-1] - days[0],
         )
 
     @property
@@ -518,4 +539,25 @@ class _Line:
 
     def of_change(self, days: float) -> float:
         """The standard error of a change over days, with the noise of one value."""
-        return self.noise * math.sqrt(self.inflation * days * days / self.spread + 1)
+        fitted = self.noise**2 * (self.inflation * days * days / self.spread + 1)
+        return math.sqrt(fitted + self.wander * (days + days * days / self.span))
+
+
+def _wander(days: Sequence[float], residuals: Sequence[float]) -> float:
+    """The variance a day of what does not come back: a size adds up the noise of what came in.
+
+    Noise of a measurement makes differences over one week as large as those over three; what adds
+    up makes the latter larger. Whole weeks, so that a season cancels out.
+    """
+    step = (days[-1] - days[0]) / (len(days) - 1)
+    near = max(1, round(7 / step))
+    far = min(3 * near, len(days) // 2)
+    if far <= near:
+        return 0.0
+
+    def apart(lag: int) -> float:
+        return fmean([(b - a) ** 2 for a, b in zip(residuals, residuals[lag:], strict=False)])
+
+    # A line that was fitted has taken a part of it away already.
+    taken = 1 - far / len(days)
+    return max(apart(far) - apart(near), 0.0) / ((far - near) * step * taken)
