@@ -233,7 +233,7 @@ def test_what_does_not_grow_is_flat() -> None:
 
 @settings(max_examples=80)
 @given(
-    st.lists(st.floats(0, 1e13), min_size=8, max_size=120),
+    st.lists(st.floats(0, 1e13, allow_subnormal=False), min_size=8, max_size=60),
     st.floats(1, 1e13),
     st.sampled_from([1, 7]),
     st.sampled_from([None, 30.0, 400.0]),
@@ -491,7 +491,7 @@ def test_after_the_moves_everything_fits(data: st.DataObject) -> None:
     shards = {"s1": 50.0} if data.draw(st.booleans()) else {}
     advice = advise(found, world(found, numbers, servers, shards), days=365)
 
-    place = dict(numbers)
+    place = dict(numbers.keys())  # workspace to shard
     size = {w: n for (w, _), n in numbers.items()}
     taken = set()
     for one in advice:

@@ -6,6 +6,7 @@ capacity up to the horizon even at the upper end of both intervals.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,14 @@ class _State:
     shards: dict[str, _Load]
     workspaces: dict[tuple[str, str], _Load]  # (workspace, shard)
     at: dict[tuple[str, str], str] = field(default_factory=dict)  # where each is by now
+    names: set[str] = field(default_factory=set)  # of servers and shards, advised ones too
+
+    def free(self, word: str) -> str:
+        """A name that nothing has yet: the word and a number."""
+        numbers = range(len(self.shards if word == "shard" else self.servers) + 1, 10**6)
+        name = next(n for n in (f"{word}_{i}" for i in numbers) if n not in self.names)
+        self.names.add(name)
+        return name
 
     def places(self, shard: str) -> tuple[_Load, ...]:
         """The shard and its server, those that were measured."""
@@ -92,7 +101,7 @@ class _State:
 
 def advise(topology: Topology, found: Outlooks, *, days: float) -> tuple[Recommendation, ...]:
     """Return what to do, the most urgent first. `days` is the horizon."""
-    weeks = min(int(days / STEP) + 1, len(GRID))
+    weeks = min(math.ceil(days / STEP) + 1, len(GRID))
     state = _State(
         topology,
         servers={o.name: _load(o, weeks) for o in found.servers},
@@ -104,6 +113,7 @@ def advise(topology: Topology, found: Outlooks, *, days: float) -> tuple[Recomme
         },
     )
     state.at = {key: key[1] for key in state.workspaces}
+    state.names = {*topology.servers, *topology.shards}
     urgent = sorted(
         (o for o in (*found.servers, *found.shards)),
         key=lambda o: (_first(o), o.kind != "server", o.name),
@@ -217,9 +227,11 @@ def _add(state: _State, load: _Load) -> Recommendation:
     sizes = [c for p in state.servers.values() if (c := p.capacity) is not None]
     own = load.capacity or 0.0
     capacity = int(max([*sizes, own]) if is_server else own)
-    shard, server = _free("shard", state.topology.shards), _free("server", state.topology.servers)
+    shard = state.free("shard")
     lines = []
+    server = home
     if not beside:
+        server = state.free("server")
         lines += [
             "servers:",
             f'  {server}: {{dsn: "${{{server.upper()}_DSN}}", capacity: {_size(capacity)}}}',
@@ -227,12 +239,17 @@ def _add(state: _State, load: _Load) -> Recommendation:
     own_capacity = "" if is_server else f", capacity: {_size(int(own))}"
     lines += [
         "shards:",
-        f"  {shard}: {{server: {home if beside else server}, workspaces: []{own_capacity}}}",
+        f"  {shard}: {{server: {server}, workspaces: []{own_capacity}}}",
     ]
     moves = list(_to_the_new(state, load, shard, float(capacity)))
     text = f'{load.kind} "{load.name}" fills up within the horizon and no shard has room: add '
     text += f'shard "{shard}"' + (f' on server "{home}"' if beside else " on a server of its own")
-    if load.is_over:
+    if load.is_over and (left := _candidates(state, load)):
+        text += (
+            f"; that is not enough: {_listed(k[0] for k in left)} would not fit there either, so "
+            "give it more room"
+        )
+    elif load.is_over:
         text += (
             "; the workspaces that are listed are not enough to move: list more of those that "
             "live in buckets, or give them more shards"
@@ -303,15 +320,6 @@ def _command(state: _State, workspace: str, shard: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f'"{n}"' for n in names)
-
-
-def _free(word: str, taken: Iterable[str]) -> str:
-    known = set(taken)
-    return next(
-        f"{word}_{n}"
-        for n in range(len(known) + 1, 2 * len(known) + 3)
-        if f"{word}_{n}" not in known
-    )
 
 
 def _size(size: int) -> str:

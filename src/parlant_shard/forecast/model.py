@@ -193,7 +193,10 @@ def _after_the_last_jump(
     for place, step in enumerate(steps, 1):
         before, after = points[place - 1][1], points[place][1]
         is_large = abs(after - before) > 0.1 * max(abs(before), abs(after))
-        if is_large and abs(step - middle) > 10 * spread + 5 * abs(middle):
+        # Fast growth has large steps too, but their neighbours are nearly as large.
+        beside = max(map(abs, [*steps[max(place - 2, 0) : place - 1], *steps[place : place + 1]]))
+        is_alone = abs(step) > 4 * beside
+        if is_large and is_alone and abs(step - middle) > 10 * spread + 5 * abs(middle):
             last = place
     if last == 0:
         return points, ()
@@ -277,7 +280,7 @@ def _without_loads(series: list[Interval]) -> tuple[list[Interval], tuple[str, .
 
 def _coarser(series: list[Interval]) -> list[Interval] | None:
     """Join neighbours until each interval has something: zero has no logarithm. None if too few."""
-    while series and min(i.amount for i in series) <= 0:
+    while series and min(i.rate for i in series) <= 0:
         if len(series) < 2 * MIN_POINTS:
             return None
         series = series[len(series) % 2 :]
