@@ -57,3 +57,32 @@ def doctor(
     else:
         typer.echo(report.to_text())
     return Exit.DONE if report.ok else Exit.FINDINGS
+
+
+@app.command()
+def forecast(
+    file: TopologyFile,
+    horizon: Annotated[
+        str, typer.Option("--horizon", metavar="SPAN", help="Advise on what fills up by then.")
+    ] = "12 months",
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=0, help="Show that many workspaces.")
+    ] = 10,
+    now: Annotated[
+        str | None, typer.Option("--now", metavar="TIMESTAMP", help="ISO 8601; bare means UTC.")
+    ] = None,
+) -> int:
+    """Growth, when declared capacities are reached, and what to move or to add."""
+    from parlant_shard import forecast as growing
+    from parlant_shard import maintain as upkeep
+
+    moment = None if now is None else upkeep.moment(now)
+    span = growing.span(horizon)
+    report = growing.forecast(load(file), horizon=span, limit=limit, now=moment)
+    if options.json:
+        write_json(report.to_json())
+    else:
+        typer.echo(report.to_text())
+    for _, error in report.failures:
+        complain(error.code, error.message, error.hint)
+    return report.exit_code

@@ -79,6 +79,7 @@ class Report:
     cuts: list[Cut] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     archived: list[Archived] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> Exit:
@@ -118,7 +119,7 @@ class Report:
                 f"{len(due)} detached partitions are due and were not archived in this run: they "
                 "are kept"
             )
-        return tuple(found)
+        return (*found, *self.remarks)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -217,6 +218,17 @@ def figures(
         except psycopg.Error as error:
             wrapped = db.wrap(error, server=site.server, doing="looking at the partitions")
             report.failures.append(Failure.of(wrapped, server=site.server))
+        if not report.dry_run:
+            _sample(report, site)
+
+
+def _sample(report: Report, site: Site) -> None:
+    """Store a sample; without it a forecast knows less, and the run has done all it should."""
+    try:
+        site.sample()
+    except psycopg.Error as error:
+        wrapped = db.wrap(error, server=site.server, doing="storing a sample of growth")
+        report.remarks.append(wrapped.message)
 
 
 # --- text -----------------------------------------------------------------------------------------

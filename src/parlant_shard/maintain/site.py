@@ -85,8 +85,11 @@ class Site:
             raise db.wrap(error, server=self.server, doing="reading its catalogue") from error
 
     def _rows(self, name: str, **params: Any) -> list[dict[str, Any]]:
+        return self._execute(name, **params).fetchall()
+
+    def _execute(self, name: str, **params: Any) -> psycopg.Cursor[dict[str, Any]]:
         given = {"topology": self.topology.name, "namespace": self.topology.namespace, **params}
-        return self.connection.execute(queries("maintain")[name], given).fetchall()
+        return self.connection.execute(queries("maintain")[name], given)
 
     def _lock_tables(self, only: str | None) -> None:
         """One lock for each partitioned table, and one for all the others of the server."""
@@ -196,6 +199,11 @@ class Site:
             {**r, "bound": bound(r["bound"], epochs.get(r["parent"])) if r["partition"] else None}
             for r in self._rows("bounds")
         ]
+
+    def sample(self) -> None:
+        """Store what the tables that are ours measure by now; a forecast is made of it."""
+        self._execute("sample", key=self.topology.key, tables=sorted(self.mine))
+        self._execute("thin")
 
     def retired(self) -> list[Retired]:
         rows = self.connection.execute(

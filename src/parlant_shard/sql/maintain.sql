@@ -77,3 +77,45 @@ SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name,
    AND l.pid <> pg_catalog.pg_backend_pid() AND a.usesysid IS NOT NULL
    AND a.datname = current_database()
  ORDER BY a.xact_start NULLS FIRST;
+
+-- name: sample
+-- Store the sizes of tables that were analysed and have no sample of the last 20 hours, and what the statistics say of their workspaces.
+WITH RECURSIVE member AS (
+  SELECT c.oid, c.relkind, c.relkind = 'p' AS partitioned, o.name, o.logical, o.shard
+    FROM parlant_shard.object o
+    JOIN pg_catalog.pg_class c ON c.relname = o.name AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
+   WHERE o.topology = %(topology)s AND o.kind = 'table' AND o.shard <> ''
+     AND o.name = ANY (%(tables)s::text[])
+     AND NOT EXISTS (SELECT FROM parlant_shard.sample p
+                      WHERE p.topology = o.topology AND p.shard = o.shard AND p.logical = o.logical
+                        AND p.workspace_id = '' AND p.taken_at > now() - interval '20 hours')
+  UNION ALL
+  SELECT c.oid, c.relkind, m.partitioned, m.name, m.logical, m.shard
+    FROM member m
+    JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+), size AS (
+  SELECT m.name, m.partitioned, m.logical, m.shard, sum(greatest(c.reltuples, 0))::float8 AS rows,
+         sum(pg_catalog.pg_total_relation_size(m.oid))::bigint AS bytes
+    FROM member m
+    JOIN pg_catalog.pg_class c ON c.oid = m.oid
+   WHERE m.relkind = 'r'
+   GROUP BY m.name, m.partitioned, m.logical, m.shard
+  HAVING bool_or(c.reltuples >= 0)
+)
+INSERT INTO parlant_shard.sample (topology, shard, logical, workspace_id, rows, bytes)
+SELECT %(topology)s, s.shard, s.logical, '', s.rows, s.bytes FROM size s
+UNION ALL
+SELECT %(topology)s, s.shard, s.logical, v.workspace, s.rows * v.part, (s.bytes * v.part)::bigint
+  FROM size s
+  JOIN pg_catalog.pg_stats t ON t.schemaname = %(namespace)s AND t.tablename = s.name
+       AND t.attname = %(key)s AND t.inherited = s.partitioned
+ CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(t.most_common_vals::text::text[]),
+                                pg_catalog.unnest(t.most_common_freqs)) AS v(workspace, part)
+ WHERE v.workspace <> '';
+
+-- name: thin
+-- Forget samples that are older than a forecast looks back.
+DELETE FROM parlant_shard.sample
+ WHERE topology = %(topology)s AND taken_at < now() - interval '2 years';

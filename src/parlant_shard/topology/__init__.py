@@ -23,6 +23,7 @@ from parlant_shard.topology.model import (
 )
 from parlant_shard.topology.preset import Preset, PresetIndex, preset, presets
 from parlant_shard.topology.schema import json_schema
+from parlant_shard.topology.size import Size
 from parlant_shard.topology.starter import STARTER
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SchemaSource",
     "Server",
     "Shard",
+    "Size",
     "TableOptions",
     "Topology",
     "Unit",

@@ -65,6 +65,7 @@ class Code(StrEnum):
     CONTRADICTION = "PS144", "two settings exclude or need each other"
     PREDICATE = "PS145", "the condition of a partial index is not an SQL expression"
     NO_FOREIGN_KEY = "PS146", "path names a column without a foreign key"
+    SIZE = "PS149", "a size is not a number with kB, MB, GB or TB"
 
 
 BY_VALUE: dict[str, Code] = {code.value: code for code in Code}

@@ -32,6 +32,8 @@ from parlant_shard.control import Epoch
 from parlant_shard.names import MAX_BYTES, byte_length, suffixed
 from parlant_shard.topology.codes import Code
 from parlant_shard.topology.interval import Interval
+from parlant_shard.topology.size import PATTERN as SIZE_PATTERN
+from parlant_shard.topology.size import Size
 
 BUCKET_COUNT = 4096  # fixed for good: another number would move almost every workspace
 
@@ -114,6 +116,16 @@ def _interval(value: object) -> Interval:
         return Interval.parse(value)
     except ValueError as exc:
         raise mistake(Code.INTERVAL, str(exc), hint) from None
+
+
+def _size(value: object) -> Size:
+    if isinstance(value, Size):
+        return value
+    try:
+        return Size.parse(scalar(value))
+    except ValueError as exc:
+        hint = 'write a number and kB, MB, GB or TB, e.g. "500 GB"; units are binary'
+        raise mistake(Code.SIZE, str(exc), hint) from None
 
 
 def scalar(value: object) -> str:
@@ -296,6 +308,14 @@ Span = Annotated[
     PlainSerializer(str, return_type=str),
     WithJsonSchema(_INTERVAL_SCHEMA),
 ]
+Capacity = Annotated[
+    Size,
+    PlainValidator(_size),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {"type": "string", "pattern": rf"^{SIZE_PATTERN.pattern}$", "examples": ["500 GB"]}
+    ),
+]
 Duration = Annotated[Span, AfterValidator(_positive), AfterValidator(_fixed)]
 Name = Annotated[StrictStr, AfterValidator(_identifier)]
 Namespace = Annotated[Name, AfterValidator(_namespace)]
@@ -361,6 +381,7 @@ class Server(Section):
     peer_dsn_file: StrictStr | None = None
     embedded: Path | None = None
     replicas: tuple[Replica, ...] = ()
+    capacity: Capacity | None = None
 
     @property
     def admin(self) -> str | None:
@@ -379,6 +400,7 @@ class Shard(Section):
     server: StrictStr
     workspaces: tuple[Workspace, ...] = ()
     buckets: Buckets = ()
+    capacity: Capacity | None = None
 
 
 class Archive(Section):

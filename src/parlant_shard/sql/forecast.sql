@@ -1,0 +1,71 @@
+-- name: tables
+-- The shard tables with their sizes, and their columns that hold a moment.
+WITH RECURSIVE member AS (
+  SELECT c.oid AS root, c.oid, c.relkind, o.name, o.logical, o.shard
+    FROM parlant_shard.object o
+    JOIN pg_catalog.pg_class c ON c.relname = o.name AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
+   WHERE o.topology = %(topology)s AND o.kind = 'table' AND o.shard <> ''
+  UNION ALL
+  SELECT m.root, c.oid, c.relkind, m.name, m.logical, m.shard
+    FROM member m
+    JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+)
+SELECT m.name, m.logical, m.shard,
+       coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE m.relkind = 'r'), 0)::float8 AS rows,
+       coalesce(sum(pg_catalog.pg_total_relation_size(m.oid)) FILTER (WHERE m.relkind = 'r'), 0)::bigint AS bytes,
+       coalesce(sum(pg_catalog.pg_relation_size(m.oid)) FILTER (WHERE m.relkind = 'r'), 0)::bigint AS heap,
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', a.attname, 'fresh', coalesce(
+                 pg_catalog.pg_get_expr(d.adbin, d.adrelid) ~* '^\(*(now\(\)|current_(timestamp|date)|(clock|statement)_timestamp\(\))', false))
+               ORDER BY a.attnum)
+          FROM pg_catalog.pg_attribute a
+          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = m.root AND a.attnum > 0 AND NOT a.attisdropped
+           AND a.atttypid IN ('pg_catalog.timestamp'::regtype, 'pg_catalog.timestamptz'::regtype,
+                              'pg_catalog.date'::regtype)) AS moments
+  FROM member m
+  JOIN pg_catalog.pg_class c ON c.oid = m.oid
+ GROUP BY m.root, m.name, m.logical, m.shard ORDER BY m.shard, m.logical;
+
+-- name: server
+-- The size of the database and the moment, and whether this server has samples.
+SELECT pg_catalog.pg_database_size(pg_catalog.current_database())::bigint AS bytes,
+       pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()) AS now,
+       pg_catalog.to_regclass('parlant_shard.sample') IS NOT NULL AS samples;
+
+-- name: inflow
+-- Rows by workspace and age: in days up to {daily}, from there in weeks; no age where there is no moment.
+SELECT r.workspace,
+       CASE WHEN r.age < {daily} THEN greatest(r.age, 0)
+            ELSE {daily} + least((r.age - {daily}) / 7, {weekly}) END AS place,
+       count(*)::float8 AS rows
+  FROM (SELECT {key}::text AS workspace,
+               CASE WHEN pg_catalog.isfinite({moment})
+                    THEN pg_catalog.floor(extract(epoch FROM ({now}::timestamp - {moment}::timestamp)) / 86400)::int
+               END AS age
+          FROM {table} {sample}) AS r
+ GROUP BY 1, 2;
+
+-- name: counts
+-- Rows by workspace of a table without a moment.
+SELECT {key}::text AS workspace, NULL::int AS place, count(*)::float8 AS rows
+  FROM {table} {sample} GROUP BY 1;
+
+-- name: retired
+-- Partitions that are no longer attached: their rows came in, too.
+SELECT r.shard, r.logical, r.lower_bound AS lower, r.upper_bound AS upper, r.rows::float8 AS rows
+  FROM parlant_shard.retired r
+ WHERE r.topology = %(topology)s AND r.rows > 0 AND r.state IN ('archived', 'detached')
+   AND r.lower_bound IS NOT NULL AND r.upper_bound IS NOT NULL;
+
+-- name: samples
+-- The last sample of each day, in days before the moment.
+SELECT DISTINCT ON (s.shard, s.logical, s.workspace_id, d.ago)
+       s.shard, s.logical, s.workspace_id AS workspace, s.rows, s.bytes,
+       extract(epoch FROM (%(now)s::timestamp - pg_catalog.timezone('UTC', s.taken_at)))::float8 / 86400 AS ago
+  FROM parlant_shard.sample s
+ CROSS JOIN LATERAL (SELECT pg_catalog.floor(
+         extract(epoch FROM (%(now)s::timestamp - pg_catalog.timezone('UTC', s.taken_at))) / 86400) AS ago) d
+ WHERE s.topology = %(topology)s AND s.taken_at <= pg_catalog.timezone('UTC', %(now)s::timestamp)
+ ORDER BY s.shard, s.logical, s.workspace_id, d.ago, s.taken_at DESC;
