@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
-from parlant_shard import render
+from parlant_shard import prometheus, render
 from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, write_json
-from parlant_shard.errors import Exit
+from parlant_shard.errors import CannotConnect, Exit, ShardError
+from parlant_shard.topology import Interval, Topology
 
 
 @app.command()
@@ -86,3 +91,71 @@ def forecast(
     for _, error in report.failures:
         complain(error.code, error.message, error.hint)
     return report.exit_code
+
+
+@app.command()
+def monitor(
+    file: TopologyFile,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Rows of each list of the text.")
+    ] = 20,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option("--metrics-file", metavar="FILE", help="For Prometheus' textfile collector."),
+    ] = None,
+) -> int:
+    """Sizes, use of tables and indexes, buffer hits and slow statements, over all shards."""
+    from parlant_shard import observe
+
+    topology = load(file)
+    found = observe.monitor(topology)
+    data = found.to_json()
+    if options.json:
+        write_json(data)
+    else:
+        typer.echo(observe.monitor_text(data, limit))
+    if metrics_file is not None:
+        prometheus.write(metrics_file, prometheus.exposition(observe.metrics(found, time.time())))
+    return _unread(topology, found.observed.failed)
+
+
+@app.command()
+def advise(
+    file: TopologyFile,
+    min_age: Annotated[
+        str,
+        typer.Option(
+            "--min-age",
+            metavar="SPAN",
+            help="How long statistics must have been kept before an index is called unused.",
+        ),
+    ] = "7 days",
+) -> int:
+    """Which indexes to drop, build, rebuild or repair, why, and with which statements."""
+    from parlant_shard import observe
+
+    limits = observe.Limits(min_age=_age(min_age))
+    topology = load(file)
+    found = observe.advise(topology, limits)
+    if options.json:
+        write_json(found.to_json())
+    else:
+        typer.echo(observe.advice_text(found.findings, found.notices))
+    return _unread(topology, found.failed)
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return Interval.parse(text).timedelta
+    except ValueError as error:
+        raise TyperException(f"--min-age: {error}; write 7 days, 12 hours, 0 days") from error
+
+
+def _unread(topology: Topology, failed: Mapping[str, ShardError]) -> int:
+    """Complain of the servers that could not be read; the exit code says whether any could."""
+    for error in failed.values():
+        complain(error.code, error.message, error.hint)
+    if len(failed) < len(topology.servers):
+        return Exit.FAILED if failed else Exit.DONE
+    lost = all(isinstance(e, CannotConnect) for e in failed.values())
+    return Exit.CANNOT_CONNECT if lost else Exit.FAILED

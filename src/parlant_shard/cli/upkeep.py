@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from parlant_shard import render
+from parlant_shard import prometheus, render
 from parlant_shard.cli.shell import Progress, TopologyFile, app, complain, load, options, write_json
 from parlant_shard.plan import Plan
 
@@ -61,5 +61,5 @@ def maintain(
         if not options.json:
             complain(failure.code, failure.message, failure.hint)
     if metrics_file is not None and not dry_run:
-        upkeep.write_metrics(metrics_file, upkeep.metrics(report, time.time()))
+        prometheus.write(metrics_file, upkeep.metrics(report, time.time()))
     return report.exit_code

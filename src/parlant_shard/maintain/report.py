@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +17,9 @@ from parlant_shard.errors import Exit, ShardError
 from parlant_shard.horizon import Cut, cuts, horizon_json, utc
 from parlant_shard.maintain.site import Site
 from parlant_shard.maintain.tasks import Found, Moved
+from parlant_shard.observe import ShardTable, figures_of, table_metrics
 from parlant_shard.plan import Plan
+from parlant_shard.prometheus import Metric, exposition
 from parlant_shard.topology import Topology
 
 
@@ -80,6 +79,7 @@ class Report:
     waiting: list[Waiting] = field(default_factory=list)
     archived: list[Archived] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    sizes: list[ShardTable] = field(default_factory=list)
 
     @property
     def exit_code(self) -> Exit:
@@ -201,6 +201,7 @@ def figures(
                     for name, held in found[site.server].defaults.items()
                 },
             )
+            report.sizes += _sizes(topology, site)
             for row in site.retired():
                 options = topology.tables.get(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:
@@ -229,6 +230,16 @@ def _sample(report: Report, site: Site) -> None:
     except psycopg.Error as error:
         wrapped = db.wrap(error, server=site.server, doing="storing a sample of growth")
         report.remarks.append(wrapped.message)
+
+
+def _sizes(topology: Topology, site: Site) -> list[ShardTable]:
+    try:
+        return figures_of(topology, site.connection, site.server)
+    except psycopg.errors.OperationalError:
+        if site.connection.closed:
+            raise
+        # A table is locked, or the server is slow: a run does not fail for want of a figure.
+        return []
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -280,79 +291,38 @@ _HELP = {
 
 def metrics(report: Report, wall_clock: float) -> str:
     """The report in Prometheus' text format, for the textfile collector of node_exporter."""
-    samples: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in _HELP}
+    found = {name: Metric(name=name, help=text) for name, text in _HELP.items()}
     whole = {"topology": report.topology}
-
-    def put(name: str, labels: dict[str, str], value: float) -> None:
-        samples[name].append((labels, value))
-
     for cut in report.cuts:
         labels = {**whole, "server": cut.server, "shard": cut.shard, "table": cut.logical}
         left = cut.horizon.left
-        put(
-            "partition_horizon_seconds",
-            labels,
-            float("inf") if left is None else max(0.0, left.total_seconds()),
+        found["partition_horizon_seconds"].put(
+            labels, float("inf") if left is None else max(0.0, left.total_seconds())
         )
-        put("partition_horizon_alarm_seconds", labels, cut.horizon.alarm.total_seconds())
-        put("partition_horizon_low", labels, cut.horizon.low)
-        put("partitions", labels, cut.partitions)
+        found["partition_horizon_alarm_seconds"].put(labels, cut.horizon.alarm.total_seconds())
+        found["partition_horizon_low"].put(labels, cut.horizon.low)
+        found["partitions"].put(labels, cut.partitions)
         mine = [
             w for w in report.waiting if (w.server, w.retired.parent) == (cut.server, cut.table)
         ]
-        put("partitions_detached", labels, len(mine))
-        put("partitions_archive_due", labels, sum(w.due <= report.now for w in mine))
+        found["partitions_detached"].put(labels, len(mine))
+        found["partitions_archive_due"].put(labels, sum(w.due <= report.now for w in mine))
         made = [
             a
             for a in report.archived
             if (a.server, a.shard, a.logical) == (cut.server, cut.shard, cut.logical)
         ]
-        put("archive_rows", labels, sum(a.rows for a in made))
-        put("archive_bytes", labels, sum(a.bytes for a in made))
+        found["archive_rows"].put(labels, sum(a.rows for a in made))
+        found["archive_bytes"].put(labels, sum(a.bytes for a in made))
         if cut.default is not None:
-            put("default_partition_rows", labels, cut.default_rows)
+            found["default_partition_rows"].put(labels, cut.default_rows)
     broken = {f.server for f in report.failures if f.table is None}
     for server in report.servers:
-        put("server_up", {**whole, "server": server}, server not in broken)
-    put("maintain_last_run_timestamp_seconds", whole, wall_clock)
-    put("maintain_last_run_success", whole, not report.failures)
-    put("maintain_last_run_failures", whole, len(report.failures))
-    put("maintain_last_run_postponed", whole, len(report.postponed))
-    put("maintain_last_run_steps", whole, report.done)
-    put("maintain_last_run_duration_seconds", whole, round(report.seconds, 3))
-    lines = []
-    for name, values in samples.items():
-        if not values:
-            continue
-        full = f"parlant_shard_{name}"
-        lines += [f"# HELP {full} {_HELP[name]}", f"# TYPE {full} gauge"]
-        lines += [f"{full}{_labels(labels)} {_number(value)}" for labels, value in values]
-    return "\n".join(lines) + "\n"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    def escaped(value: str) -> str:
-        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-    return "{" + ",".join(f'{k}="{escaped(v)}"' for k, v in labels.items()) + "}"
-
-
-def _number(value: float) -> str:
-    if value == float("inf"):
-        return "+Inf"
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def write_metrics(file: Path, text: str) -> None:
-    """Replace the file in one step: a collector never reads half of it. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # the collector is another user
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        found["server_up"].put({**whole, "server": server}, server not in broken)
+    found["maintain_last_run_timestamp_seconds"].put(whole, wall_clock)
+    found["maintain_last_run_success"].put(whole, not report.failures)
+    found["maintain_last_run_failures"].put(whole, len(report.failures))
+    found["maintain_last_run_postponed"].put(whole, len(report.postponed))
+    found["maintain_last_run_steps"].put(whole, report.done)
+    found["maintain_last_run_duration_seconds"].put(whole, round(report.seconds, 3))
+    return exposition([*found.values(), *table_metrics(report.topology, report.sizes, "maintain")])
