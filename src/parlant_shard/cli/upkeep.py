@@ -50,6 +50,7 @@ def maintain(
         now=moment,
         dry_run=dry_run,
         move=move_limit if move_default_rows else None,
+        sizes=metrics_file is not None,
         listener=progress,
         confirm=count,
     )

@@ -185,7 +185,12 @@ class Report:
 
 
 def figures(
-    report: Report, topology: Topology, sites: Iterable[Site], found: Mapping[str, Found]
+    report: Report,
+    topology: Topology,
+    sites: Iterable[Site],
+    found: Mapping[str, Found],
+    *,
+    sizes: bool,
 ) -> None:
     """Look at the servers once more: how far partitions reach, and what waits."""
     emptied = {(m.server, m.default) for m in report.moved}
@@ -201,7 +206,8 @@ def figures(
                     for name, held in found[site.server].defaults.items()
                 },
             )
-            report.sizes += _sizes(topology, site)
+            if sizes:
+                report.sizes += _sizes(topology, site)
             for row in site.retired():
                 options = topology.tables.get(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:

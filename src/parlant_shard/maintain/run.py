@@ -55,6 +55,7 @@ def maintain(
     now: datetime | None = None,
     dry_run: bool = False,
     move: int | None = None,
+    sizes: bool = False,
     listener: Listener = quiet,
     confirm: Callable[[Plan], None] = lambda _plan: None,
 ) -> Report:
@@ -63,7 +64,7 @@ def maintain(
     Raises Locked while an `apply` runs. Every other failure is in the report: it stops the table or
     the server that it is of, and no other. `now` is UTC without zone; without it the coordinator's
     clock decides, or that of the first server that answers. `move`: rows are moved out of default
-    partitions that hold not more than so many.
+    partitions that hold not more than so many. `sizes`: tables are measured, for the metrics.
     """
     began = time.monotonic()
     run = _Run(topology, listener, counted=max(COUNTED, move or 0))
@@ -87,7 +88,7 @@ def maintain(
             report.failures.append(Failure.of(error, server=server))
         if not dry_run:
             run.execute(plan, work, report)
-        figures(report, topology, run.open_sites(), found)
+        figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
         return report
     finally:
