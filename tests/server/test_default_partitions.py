@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+import test_maintain_crash
 from protocol import SCHEMA, Layout, World, layout
 from test_control_columns import value
 from test_maintain import cut, maintain, months, now_of, put, settled
+from test_maintain_crash import killed, written
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
@@ -285,7 +287,7 @@ class Watchers:
         self.errors: list[str] = []
         self.written = 0
         self.rounds = 0
-        targets = [self.view, self.view, self.snapshot, self.by_time, self.write]
+        targets = [self.view, self.snapshot, self.snapshot, self.by_time, self.write]
         self.threads = [threading.Thread(target=self._keep, args=(t,)) for t in targets]
 
     def __enter__(self) -> Watchers:
@@ -328,7 +330,7 @@ class Watchers:
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             connection.execute("SELECT count(*) FROM account_s1")
-            time.sleep(0.05)
+            time.sleep(0.8)
             self.by_time(connection)
             self.view(connection)
 
@@ -360,3 +362,86 @@ def test_nobody_notices(world: World) -> None:
     assert world.value("SELECT count(*) FROM log_s1 WHERE body = 'live'") == watchers.written
     assert places(world).get("log_s1_default") is None
     settled(world, what)
+
+
+def test_rows_that_change_meanwhile(world: World) -> None:
+    """What was copied is not taken where the original was written to; then it is copied again."""
+    what = with_default()
+    world.apply(what)
+    ahead = months(now_of(world), 5)
+    spread(world, [f"{ahead + timedelta(hours=n)}Z" for n in range(5)])
+    changes = [
+        "UPDATE log_s1 SET body = 'newer' WHERE body = 'kept'",
+        f"DELETE FROM log_s1 WHERE at = '{ahead}Z'",
+        f"INSERT INTO log_s1 (workspace_id, item_id, at) SELECT 'a', id, '{ahead}Z' FROM item_s1",
+    ]
+    seen: list[str] = []
+
+    def listen(event: str, step: Any, text: str) -> None:
+        if event == "start" and step.title.startswith("exchange") and len(seen) < times:
+            world.execute(changes[len(seen) % 3])
+            seen.append(text)
+
+    times = 2
+    report = upkeep.maintain(world.load(what), move=10, listener=listen)
+    assert (report.failures, report.postponed) == ([], [])
+    assert world.rows("SELECT body, count(*) FROM log_s1 GROUP BY 1") == [("newer", 4)]
+    assert "log_s1_default" not in places(world)
+    # One that is written to all the time stays as it is, and nothing is left over.
+    seen.clear()
+    times, changes = 99, ["UPDATE log_s1 SET body = clock_timestamp()::text"] * 3
+    put(world, months(ahead, 2))
+    before = places(world)
+    report = upkeep.maintain(world.load(what), move=10, listener=listen)
+    assert ["which is being written to" in p for p in report.postponed] == [True]
+    assert places(world).keys() == before.keys()
+    assert leftovers(world) == []
+
+
+def test_a_reader_that_stays_puts_it_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    monkeypatch.setattr("parlant_shard.maintain.run.READERS", 1.0)
+    with world.connect() as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert reader.execute("SELECT count(*) FROM item_s1").fetchone() == (1,)
+        report = maintain(world, what, move=10)
+        assert ["still goes on" in p for p in report.postponed] == [True]
+        assert report.moved == []
+        assert leftovers(world) == []
+        # It would have found nothing in the copies.
+        assert reader.execute("SELECT count(*) FROM log_s1 WHERE at < '2000-01-01'").fetchone() == (
+            1,
+        )
+    assert [m.rows for m in maintain(world, what, move=10).moved] == [1]
+
+
+@pytest.mark.parametrize(("moment", "count"), [("start", 2), ("record", 2), ("done", 1)])
+def test_killed_at_every_step(
+    world: World, moment: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of guards and of moves: nothing is lost, nothing is left, no range is refused for good."""
+    script = test_maintain_crash.KILLER.replace("listener=", "move=10**6, listener=", 1)
+    # Each attempt gets one step further than the one before.
+    script = script.replace("== count", "== count + number")
+    assert "move" in script
+    assert "+ number" in script
+    monkeypatch.setattr(test_maintain_crash, "KILLER", script)
+    what = with_default(premake=2, retention="2 months")
+    world.apply(what)
+    begin = now_of(world)
+    now = months(begin, 3)
+    far = [months(begin, n) + timedelta(days=2) for n in (-7, 9, 9, 4)]
+    spread(world, [*(f"{m}Z" for m in far), "infinity"])
+    content = "SELECT id, at::text FROM log_s1 UNION ALL SELECT id, at::text FROM {} ORDER BY id"
+    before = world.rows("SELECT id, at::text FROM log_s1 ORDER BY id")
+    assert killed(written(world, what), now, moment, count) >= 6
+    assert guards(world) == 0
+    assert leftovers(world) == []
+    settled(world, what, now)
+    expired = f"log_s1_p{months(begin, -7):%Y%m%d}"
+    assert world.rows(content.format(expired)) == before
+    assert world.value("SELECT count(*) FROM log_s1_default") == 1
+    for number in range(3):
+        put(world, months(now, number))

@@ -374,11 +374,10 @@ class _Lane(Executor):
 
         Raises ApplyFailed. The copies go where it does not come to the exchange.
         """
-        *copying, exchange = task.steps
+        copying, *linking, exchange = task.steps
         for attempt in range(1, MOVES + 1):
             try:
-                for step in copying:
-                    self._step(replace(step, id=f"{step.id}-{attempt}"))
+                self._step(replace(copying, id=f"{copying.id}-{attempt}"))
                 user = self._outlasts(exchange, self.site.transactions)
                 if user is not None or self.stop.is_set():
                     self._undo(exchange)
@@ -388,7 +387,8 @@ class _Lane(Executor):
                         + ("interrupted" if user is None else f"{user} still goes on"),
                     )
                     return
-                self._step(replace(exchange, id=f"{exchange.id}-{attempt}"))
+                for step in (*linking, exchange):
+                    self._step(replace(step, id=f"{step.id}-{attempt}"))
             except ApplyFailed as error:
                 cause = error.__cause__
                 if not isinstance(cause, psycopg.Error) or cause.sqlstate != CHANGED:

@@ -401,7 +401,8 @@ class _Tasks:
         if held.hours is None:
             yield GivenUp(
                 message=f'default partition "{default.name}" holds more than {self.move} rows: '
-                "readers and writers would wait for about a third of a second for each million",
+                "readers and writers would wait for about a second for each million of them, and "
+                "longer where a foreign key without CASCADE is checked",
                 code="PS582",
                 hint="add --move-limit with a larger number, in a quiet hour",
             )

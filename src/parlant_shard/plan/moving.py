@@ -31,8 +31,14 @@ CHANGED = "PS003"  # SQLSTATE: the default partition was written to between copy
 # which table. A killed run's copies are known by it.
 MARK = "parlant-shard moving "
 
+# What a foreign key does so that copies go with their originals: it can be there, and validated,
+# before the exchange, which then has nothing to look at.
+_FOLLOWS = frozenset({"c", "n"})
+
 # Milliseconds for the first lock of the exchange, and for all others together.
 _FIRST, _OTHERS = 300, 500
+# Once it has its locks it reads the original once, and waits for nobody.
+_EXCHANGE = 120_000
 
 
 class Moving(Builder):
@@ -63,6 +69,8 @@ class Moving(Builder):
         )
         copies = (*change.partitions, change.remainder)
         for fk in parent.foreign_keys:
+            if fk.on_delete not in _FOLLOWS:
+                continue  # ATTACH adds it: a copy must not keep anybody from deleting
             add = SQL("ADD ") + self.ddl.named_foreign_key(replace(fk, valid=True))
             yield self._on(
                 change,
@@ -88,6 +96,7 @@ class Moving(Builder):
                 hazards=(Hazard.BLOCKS_WRITES, Hazard.BLOCKS_READS),
             ),
             lock_timeout=_FIRST,
+            statement_timeout=_EXCHANGE,
             undo=tuple(render(_drop(x.name)) for x in copies),
         )
 
