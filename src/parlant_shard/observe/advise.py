@@ -27,6 +27,8 @@ class Limits:
     """From where on something is worth a word."""
 
     min_age: timedelta = timedelta(days=7)
+    reads: int = 100  # of the table: builds of indexes count as reads, and fewer prove nothing
+    unused_bytes: int = 1024 * 1024  # a smaller index is not worth the trouble
     bloat_bytes: int = 8 * 1024 * 1024  # wasted by one index; below, a rebuild is not worth it
     bloat_ratio: float = 2.0  # random inserts alone leave pages a third empty
     fk_rows: int = 1_000  # of the referencing table; a smaller one is read whole at once
@@ -229,21 +231,23 @@ class _State:
         groups: dict[tuple[str, str], list[ShardIndex]] = {}
         for index in self.indexes:
             groups.setdefault((index.table.logical, index.name), []).append(index)
-        redundant = {(i.server, i.root.oid) for i, _, _ in self._covered()}
+        pairs = list(self._covered())
+        # Said already with a better reason, or about to do the work of one that goes.
+        redundant = {(i.server, i.root.oid) for pair in pairs for i in pair[:2]}
         missing = set(self.observed.failed)
         for group in groups.values():
             if missing and group[0].table.shard:
                 continue  # what a server that cannot be read uses is not known
             if any((i.server, i.root.oid) in redundant for i in group):
-                continue  # said already, with a better reason
+                continue
             ages = [self._observed(i) for i in group]
             if any(a is None or a < self.limits.min_age for a in ages):
                 continue
             if any(self._used(i) or self._needed(i) for i in group):
                 continue
             reads = sum(i.table.reads for i in group)
-            if not reads:
-                continue  # a table that nobody reads says nothing about its indexes
+            if reads < self.limits.reads or sum(i.bytes for i in group) < self.limits.unused_bytes:
+                continue
             yield self._unused(group, min(a for a in ages if a is not None), reads)
 
     def _unused(self, group: list[ShardIndex], age: timedelta, reads: int) -> Finding:

@@ -48,9 +48,10 @@ class Covered:
     fixed: tuple[str, ...] = ()  # columns that the predicate makes meaningless
 
 
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _FIXED = re.compile(
     r"""\A\((?P<column>[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")\s
-        (?:IS\sNULL|=\s(?:'(?:[^']|'')*'|-?\d+|true|false)(?:::[\w."\s]+)?)\)\Z""",
+        (?:IS\sNULL|=\s(?:''|-?\d+|true|false)(?:::[\w."\s]+)?)\)\Z""",
     re.VERBOSE,
 )
 
@@ -59,11 +60,24 @@ def fixed_columns(predicate: str | None) -> frozenset[str]:
     """The columns that a predicate, as PostgreSQL deparses it, leaves one value only."""
     if predicate is None:
         return frozenset()
-    parts = [predicate]
-    if predicate.startswith("((") and " AND " in predicate and " OR " not in predicate:
-        parts = [p if p.endswith(")") else f"{p})" for p in predicate[1:-1].split(" AND ")]
-    matches = (_FIXED.match(p) for p in parts)
+    text = _LITERAL.sub("''", predicate)
+    matches = (_FIXED.match(part) for part in _conjuncts(text))
     return frozenset(m["column"] for m in matches if m)
+
+
+def _conjuncts(text: str) -> list[str]:
+    """The conditions that AND joins on the outermost level: `((a = 1) AND (b IS NULL))`."""
+    if not text.startswith("(("):
+        return [text]
+    parts, depth, begin = [], 0, 1
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 1 and text.startswith(") AND ", position):
+            parts.append(text[begin : position + 1])
+            begin = position + len(") AND ")
+        elif depth == 1 and text.startswith(") OR ", position):
+            return [text]
+    return [*parts, text[begin:-1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,7 @@ def covers(wide: IndexFigures, narrow: IndexFigures) -> How | None:
         return None
     if not same_rows:
         return How.WHOLE
-    alike = len(one) == len(other) and set(narrow.columns) == set(wide.columns)
+    alike = len(one) == len(other) and set(narrow.columns) - fixed == set(wide.columns) - fixed
     return How.DUPLICATE if alike else How.PREFIX
 
 
@@ -157,8 +171,12 @@ def covered(indexes: Iterable[IndexFigures]) -> list[Covered]:
         reasons = [r for r in better[index.oid] if not better[r[0].oid]]
         if not reasons:
             continue
-        # The same rows before more rows, a full equivalent before a wider one, the narrowest.
-        by, how = min(reasons, key=lambda r: (_RANK[r[1]], len(r[0].columns), r[0].name))
+        # The same rows before more rows, a full equivalent before a wider one, what is there for
+        # another reason as well, the narrowest.
+        by, how = min(
+            reasons,
+            key=lambda r: (_RANK[r[1]], not r[0].protected, len(r[0].columns), r[0].name),
+        )
         fixed = fixed_columns(index.predicate) & set(index.keys) if how is not How.WHOLE else ()
         found.append(Covered(index=index, by=by, how=how, fixed=tuple(sorted(fixed))))
     return found
