@@ -137,7 +137,7 @@ def test_killed_while_archiving(world: World) -> None:
     maintain(world, what, now)
     only(world, name)
     later = now + timedelta(days=8)
-    assert killed(written(world, what), "maintain", later.isoformat(), first=1, step=2) > 10
+    assert killed(written(world, what), "maintain", later.isoformat(), first=1, step=3) > 6
     assert not there(world, name)
     assert retired(world)[name][0] == "archived"
     assert {e.state for e in listing(world.load(what), verify=True)[0]} == {"archived"}
@@ -159,7 +159,7 @@ def test_killed_while_restoring(world: World, how: str) -> None:
     maintain(world, what, now)
     maintain(world, what, now + timedelta(days=8))
     assert not there(world, name)
-    assert killed(written(world, what), how, name, first=1, step=2) > 5
+    assert killed(written(world, what), how, name, first=1, step=3) > 3
     if how == "beside":
         assert copied(world, name, columns) == before
         assert retired(world)[name][0] == "detached"
