@@ -20,6 +20,7 @@ from servers import Clusters, scratch_space
 
 pytestmark = pytest.mark.matrix
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = {"log": {"partition": {"by": "at", "every": "1 month", "premake": 1}}}
 TWO = layout({"s1": ["a"], "s2": ("west", ["b"])}, servers=["west"], tables=PARTS)
 
@@ -125,6 +126,24 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     data = json.loads(capfd.readouterr().out)
     assert data["format_version"] == 1
     assert {"servers", "shards", "tables", "indexes", "statements", "notices"} <= data.keys()
+
+
+def test_the_query_of_the_dashboard(world: World) -> None:
+    what = layout({"s1": ["a"], "s2": ["b"]}, tables=PARTS)
+    world.apply(what)
+    for shard, workspace in (("s1", "a"), ("s2", "b")):
+        world.execute(f"INSERT INTO account_{shard} (workspace_id) VALUES ('{workspace}')")
+    world.execute(
+        "WITH i AS (INSERT INTO item_s1 (workspace_id, account_id) SELECT 'a', id FROM account_s1 "
+        "RETURNING id) SELECT 1 FROM i",
+        "INSERT INTO log_s1 (workspace_id, item_id) SELECT 'a', id FROM item_s1",
+        "SELECT pg_stat_force_next_flush()",
+    )
+    page = (EXAMPLES / "maintain" / "README.md").read_text()
+    (query,) = re.findall(r"```sql\n(.*?);\n```", page, re.S)
+    rows = {(r[0], r[1]): r[3] for r in world.rows(query)}
+    assert len(rows) == 6
+    assert (rows["account", "s2"], rows["log", "s1"], rows["log", "s2"]) == (1, 1, 0)
 
 
 def test_a_server_is_away(world: World, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
