@@ -145,9 +145,9 @@ def _plan(topology: Topology, home: Home, site: _Site, found: Iterable[Found]) -
     if steps or home.state != "purged":
         coordinator = topology.coordinator
         steps = (
-            *closing(home, topology.name, coordinator),
+            *closing(home, topology.name, coordinator, site.live),
             *steps,
-            *settling(home, topology.name, coordinator),
+            *settling(home, topology.name, coordinator, site.live),
         )
     return Plan(
         topology=topology.name,

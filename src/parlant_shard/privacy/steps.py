@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from parlant_shard.catalog import ForeignKey, Table
+from parlant_shard.catalog import REFUSED, Catalog, ForeignKey, Table
 from parlant_shard.ddl import names, render
 from parlant_shard.plan import TIMEOUTS, Hazard, Kind, Lock, Step
 from parlant_shard.privacy.holdings import Holding, Where
@@ -51,19 +51,34 @@ class Found:
     rows: int
 
 
-def closing(home: Home, topology: str, coordinator: str) -> tuple[Step, ...]:
-    """Make routers refuse the workspace, before anything is deleted."""
-    return (
-        _directory(home, topology, coordinator, "purging", Stage.CLOSE_MAP),
-        _placement(home, topology, "purging", Stage.CLOSE),
-    )
+def closing(
+    home: Home, topology: str, coordinator: str, live: Mapping[str, Catalog]
+) -> tuple[Step, ...]:
+    """Make routers refuse the workspace, before anything is deleted.
+
+    What a run that was killed has closed is left out. The directory and the map change together.
+    """
+    steps = []
+    if home.state != "purging":
+        steps.append(_directory(home, topology, coordinator, "purging", Stage.CLOSE_MAP))
+    if _placed(home, live) not in REFUSED:
+        steps.append(_placement(home, topology, "purging", Stage.CLOSE))
+    return tuple(steps)
 
 
-def settling(home: Home, topology: str, coordinator: str) -> tuple[Step, ...]:
+def settling(
+    home: Home, topology: str, coordinator: str, live: Mapping[str, Catalog]
+) -> tuple[Step, ...]:
     """Record that nothing is left. The rows stay: late writers and the file must not revive it."""
-    return (
-        _placement(home, topology, "purged", Stage.SETTLE),
-        _directory(home, topology, coordinator, "purged", Stage.SETTLE_MAP),
+    last = _directory(home, topology, coordinator, "purged", Stage.SETTLE_MAP)
+    if _placed(home, live) == "purged":
+        return (last,)
+    return (_placement(home, topology, "purged", Stage.SETTLE), last)
+
+
+def _placed(home: Home, live: Mapping[str, Catalog]) -> str | None:
+    return next(
+        (p.state for p in live[home.server].placements if p.workspace == home.workspace), None
     )
 
 
@@ -230,7 +245,8 @@ def _directory(home: Home, topology: str, coordinator: str, state: str, stage: S
             publish.format(topology=Literal(topology)),
             SQL("SELECT pg_catalog.pg_notify('parlant_shard', {})").format(Literal(topology)),
         ),
-        hazards=(Hazard.DELETES_DATA,) if stage is Stage.CLOSE_MAP else (),
+        # Without rows too, what nobody reaches any more must be allowed.
+        hazards=(Hazard.DELETES_DATA,),
     )
 
 
