@@ -172,10 +172,8 @@ def test_the_router_refuses_it_and_the_file_gives_it_up(world: World) -> None:
     assert {"ws_d", "ws_x"} & set(stored_map(world).purged) == set()
 
 
-def test_the_command(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = str(written(world, PRESET))
+def test_the_command(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(written(world, PRESET).rename(tmp_path / "topology.yaml"))
     before = contents(world)
     assert run(["workspace", "purge", file, "ws_e", "--yes"]) == Exit.HAZARD
     assert "PS503" in capsys.readouterr().err
@@ -214,8 +212,8 @@ def test_rows_of_others_that_refer_to_its_own(world: World) -> None:
     """A cascade from a reference row would take a neighbour's row along."""
     agent = rows("ws_b")["parlant_agent"][0]["id"]
     world.execute(
-        "INSERT INTO parlant_agent_workflow_shard_3 (workspace_id, agent_id, workflow_id) "
-        f"VALUES ('ws_b', '{agent}', 'wf of ws_c')",
+        "INSERT INTO parlant_agent_workflow_shard_3 (workspace_id, agent_id, workflow_id, "
+        f"integration_type) VALUES ('ws_b', '{agent}', 'wf of ws_c', 'both')",
         server="east",
     )
     before = contents(world)
