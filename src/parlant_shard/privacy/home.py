@@ -46,7 +46,8 @@ def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> H
         [topology.name, workspace],
     ).fetchone()
     shard = row["shard"] if row else shard_of(topology, workspace)
-    if shard is None or shard not in shard_map.shards:
+    known = shard_map.shards.get(shard) if shard else None
+    if shard is None or known is None or known.server not in topology.servers:
         raise TopologyError(
             f'workspace "{workspace}" is unknown',
             code="PS324",
@@ -55,7 +56,7 @@ def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> H
     return Home(
         workspace=workspace,
         shard=shard,
-        server=shard_map.shards[shard].server,
+        server=known.server,
         state=row["state"] if row else None,
         shard_map=shard_map,
     )

@@ -121,7 +121,6 @@ def purge(
             check_hazards(plan, allow)
             declined = not confirm(plan)
             if not declined:
-                journal.interrupt_others(lock, topology.name)
                 run = _Purge(topology, plan, lock, listener, site, found)
                 run_id = run.execute()
                 found = run.deleted
@@ -168,7 +167,8 @@ def _notices(
             f'archive "{entry["path"]}" of "{entry["table"]}" ({entry["from"]} to {entry["to"]}) '
             "may hold rows of the workspace; a purge does not edit archives"
         )
-    if home.workspace in topology.shards[home.shard].workspaces:
+    options = topology.shards.get(home.shard)
+    if options is not None and home.workspace in options.workspaces:
         yield (
             f'take "{home.workspace}" out of `shards.{home.shard}.workspaces` in {topology.file} '
             "after the purge, and apply: the shard then refuses rows of it"
