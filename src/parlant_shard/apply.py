@@ -40,7 +40,7 @@ from parlant_shard.errors import (
 )
 from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
-from parlant_shard.planner import State, map_of, plan_of, read_state
+from parlant_shard.planner import map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
 
@@ -161,7 +161,7 @@ def apply(
         resumed = _close_dead_runs(lock, topology)
         if saved is not None:
             plan = _checked(saved, plan, lock, topology)
-        _check_hazards(plan, allow)
+        check_hazards(plan, allow)
         shard_map = map_of(state)
         if not plan.steps:
             # A run that was killed right before its end left an old map, or none.
@@ -169,8 +169,17 @@ def apply(
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
         if not confirm(plan):
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
-        run = _Run(topology, state, plan, lock, listener, command, saved)
-        run_id = run.execute(shard_map)
+        run = _Apply(
+            topology,
+            plan,
+            lock,
+            listener,
+            command=command,
+            fingerprint=(saved or plan).fingerprint,
+            peers=state.peers,
+            shard_map=shard_map,
+        )
+        run_id = run.execute()
         return Outcome(
             run_id=run_id,
             plan=plan,
@@ -251,7 +260,8 @@ def _named_in(step: Step) -> set[str]:
     return {name for statement in step.sql for name in re.findall(r'"(?:[^"]|"")+"', statement)}
 
 
-def _check_hazards(plan: Plan, allow: frozenset[str]) -> None:
+def check_hazards(plan: Plan, allow: frozenset[str]) -> None:
+    """Raise HazardNotAllowed (PS503) where a step destroys something and nobody allowed it."""
     needed = {h for h in plan.hazards if h in NEEDS_ALLOW} - allow
     if needed:
         first = next(s for s in plan.steps if needed.intersection(s.hazards))
@@ -610,39 +620,36 @@ class Executor:
             pause = min(1.0, pause * 1.5)
 
 
-class _Run(Executor):
-    """One execution of a plan."""
+class Run(Executor):
+    """One execution of a plan, recorded, under the topology's lock."""
 
     def __init__(
         self,
         topology: Topology,
-        state: State,
         plan: Plan,
         lock: db.Connection,
         listener: Listener,
+        *,
         command: str,
-        saved: Plan | None,
+        fingerprint: str,
+        peers: Mapping[str, Peer],
     ) -> None:
         super().__init__(
             topology,
             uuid4(),
             listener,
             application=application_name(topology),
-            peers=state.peers,
+            peers=peers,
         )
         self.plan, self.lock, self.command = plan, lock, command
-        self.fingerprint = (saved or plan).fingerprint
+        self.fingerprint = fingerprint
         self.started = False
 
-    def execute(self, shard_map: ShardMap) -> UUID:
+    def execute(self) -> UUID:
+        """Do the work of the run and record how it ended. Raises ApplyFailed."""
         try:
             self._start_if_possible()
-            for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
-                self._phase(tuple(steps))
-                if phase <= Phase.INTERNAL_COORDINATOR:
-                    self._start_if_possible()
-            self._check_lock()
-            _store_map(self.lock, self.topology, shard_map)
+            self._work()
         except BaseException as error:
             self._finish("failed" if isinstance(error, ShardError) else "interrupted", error)
             raise
@@ -651,6 +658,12 @@ class _Run(Executor):
         finally:
             self.close()
         return self.run_id
+
+    def _work(self) -> None:
+        for phase, steps in groupby(self.plan.steps, key=lambda s: s.phase):
+            self._phase(tuple(steps))
+            if phase <= Phase.INTERNAL_COORDINATOR:
+                self._start_if_possible()
 
     def _start_if_possible(self) -> None:
         """Record the run as soon as the coordinator has the tables for it."""
@@ -725,6 +738,19 @@ class _Run(Executor):
                 code="PS516",
                 hint="look at `parlant-shard status`, then run the same command again: it resumes",
             ) from error
+
+
+class _Apply(Run):
+    """A run that ends with the shard map."""
+
+    def __init__(self, *args: Any, shard_map: ShardMap, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.shard_map = shard_map
+
+    def _work(self) -> None:
+        super()._work()
+        self._check_lock()
+        _store_map(self.lock, self.topology, self.shard_map)
 
 
 def _sql(statement: str) -> SQL:

@@ -274,6 +274,10 @@ class Subscription:
     synced: bool = field(default=True, compare=False)
 
 
+# States of a placement that routers refuse: the workspace is being purged, or it was.
+REFUSED = frozenset({"purging", "purged"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Placement:
     """A workspace's row on the server of its shard, or in the coordinator's directory."""

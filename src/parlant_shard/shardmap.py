@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -37,18 +37,24 @@ def bucket(workspace: str) -> int:
 class Placer:
     """Finds the shard of a workspace; made once, asked often. Lists win over buckets."""
 
-    __slots__ = ("_listed", "_shards", "_starts")
+    __slots__ = ("_listed", "_refused", "_shards", "_starts")
 
     def __init__(
-        self, listed: Mapping[str, str], ranges: Iterable[tuple[int, int, str]] = ()
+        self,
+        listed: Mapping[str, str],
+        ranges: Iterable[tuple[int, int, str]] = (),
+        refused: Collection[str] = (),
     ) -> None:
         self._listed = listed
+        self._refused = frozenset(refused)
         spans = sorted(ranges)
         self._starts = [low for low, _, _ in spans]
         self._shards = [(high, name) for _, high, name in spans]
 
     def __call__(self, workspace: str) -> str | None:
-        """Return the shard's name, or None for a workspace that nobody placed."""
+        """Return the shard's name, or None for a workspace that nobody placed or that is purged."""
+        if workspace in self._refused:
+            return None
         listed = self._listed.get(workspace)
         if listed is not None or not self._starts or not _is_storable(workspace):
             return listed
@@ -145,6 +151,7 @@ class ShardMap:
     types: tuple[str, ...] = ()  # enums of the schema
     functions: tuple[str, ...] = ()  # functions of the schema: never callable by default
     lookup: bool = True  # whether an id alone, without a context, may decide
+    purged: tuple[str, ...] = ()  # workspaces that are being purged or were: on no shard
     epoch: int = 0  # grows with every stored map
 
     @cached_property
@@ -152,6 +159,7 @@ class ShardMap:
         return Placer(
             {w: name for name, shard in self.shards.items() for w in shard.workspaces},
             ((low, high, n) for n, s in self.shards.items() for low, high in s.buckets),
+            self.purged,
         )
 
     @cached_property
@@ -164,7 +172,7 @@ class ShardMap:
     def catalogue(self) -> str:
         """A digest of everything but the placement: analyses of statements depend on no more."""
         data = self.to_data()
-        for name in ("shards", "epoch"):
+        for name in ("shards", "purged", "epoch"):
             del data[name]
         return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -188,6 +196,7 @@ class ShardMap:
             "coordinator": self.coordinator,
             "lookup": self.lookup,
             "epoch": self.epoch,
+            "purged": list(self.purged),
             "shards": {n: asdict(s) for n, s in sorted(self.shards.items())},
             "tables": {n: asdict(t) for n, t in sorted(self.tables.items())},
             "types": list(self.types),
@@ -213,6 +222,7 @@ class ShardMap:
                 coordinator=str(data["coordinator"]),
                 lookup=bool(data["lookup"]),
                 epoch=int(data["epoch"]),
+                purged=tuple(map(str, data.get("purged", ()))),
                 shards={n: _shard(s) for n, s in data["shards"].items()},
                 tables={n: _table(t) for n, t in data["tables"].items()},
                 types=tuple(data["types"]),

@@ -16,6 +16,7 @@ from parlant_shard import db
 from parlant_shard.apply import run_lock
 from parlant_shard.errors import ApplyFailed, TopologyError
 from parlant_shard.shardmap import shard_of
+from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
 
@@ -116,10 +117,7 @@ def place(topology: Topology, workspace: str, shard: str) -> None:
         for name in ("placement", "directory")
     }
     with run_lock(topology) as coordinator:
-        applied = coordinator.execute(
-            "SELECT pg_catalog.to_regclass('parlant_shard.directory') IS NOT NULL AS present"
-        ).fetchone()
-        if not applied or not applied["present"]:
+        if not _is_applied(coordinator):
             raise ApplyFailed(
                 f'topology "{topology.name}" has not been applied yet',
                 code="PS520",
@@ -128,3 +126,37 @@ def place(topology: Topology, workspace: str, shard: str) -> None:
         with db.session(topology, topology.shards[shard].server) as server:
             server.execute(statement["placement"], [topology.name, workspace, shard])
         coordinator.execute(statement["directory"], [topology.name, workspace, shard])
+
+
+def forget_purge(topology: Topology, workspace: str) -> None:
+    """Forget that a workspace was purged, so that it can be placed anew. Idempotent.
+
+    Raises TopologyError (PS748) while a purge of it has not finished: its rows would mix.
+    """
+    with run_lock(topology) as coordinator:
+        if not _is_applied(coordinator):
+            return
+        mine = {"topology": topology.name, "workspace": workspace}
+        row = coordinator.execute(queries("privacy")["refused"], mine).fetchone()
+        if row is None:
+            return
+        if row["state"] == "purging":
+            raise TopologyError(
+                f'the purge of workspace "{workspace}" has not finished',
+                code="PS748",
+                hint=f"run `parlant-shard workspace purge {topology.file} {workspace}` again first",
+            )
+        if row["server"] in topology.servers:
+            with db.session(topology, row["server"]) as server:
+                server.execute(queries("privacy")["forget_placement"], mine)
+        with coordinator.transaction():
+            coordinator.execute(queries("privacy")["forget_directory"], mine)
+            coordinator.execute(queries("privacy")["publish"], mine)
+            coordinator.execute(queries("map")["notify"], mine)
+
+
+def _is_applied(coordinator: db.Connection) -> bool:
+    row = coordinator.execute(
+        "SELECT pg_catalog.to_regclass('parlant_shard.directory') IS NOT NULL AS present"
+    ).fetchone()
+    return bool(row and row["present"])

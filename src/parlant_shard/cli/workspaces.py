@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from parlant_shard import render
-from parlant_shard.cli.shell import Progress, TopologyFile, app, load, options, tell, write_json
+from parlant_shard.cli.shell import (
+    Allow,
+    Progress,
+    TopologyFile,
+    Yes,
+    app,
+    load,
+    options,
+    tell,
+    write_json,
+)
 from parlant_shard.errors import TopologyError
 from parlant_shard.plan import Plan
 
@@ -77,6 +90,7 @@ def workspace_add(
 
     topology = load(file)
     shard = placing.choose_shard(topology, workspace, to)
+    placing.forget_purge(topology, workspace)
     if not placing.needs_edit(topology, workspace, shard):
         placing.place(topology, workspace, shard)
     else:
@@ -102,3 +116,83 @@ def workspace_add(
         )
     else:
         typer.echo(f"workspace {workspace} is on shard {shard}")
+
+
+Workspace = Annotated[str, typer.Argument(metavar="WS")]
+
+
+@workspace_app.command("export")
+def workspace_export(
+    file: TopologyFile,
+    workspace: Workspace,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE")] = None,
+) -> None:
+    """Write all rows of a workspace to one file, with a manifest. Changes nothing."""
+    from parlant_shard import privacy
+
+    done = privacy.export(load(file), workspace, file=out, tell=tell)
+    if options.json:
+        write_json(done.to_json())
+        return
+    for notice in done.notices:
+        tell(f"note: {notice}")
+    filled = sum(t["rows"] > 0 for t in done.tables)
+    typer.echo(
+        f"workspace {workspace}: {done.rows} rows of {filled} tables in {done.file} "
+        f"({done.bytes} bytes)"
+    )
+
+
+@workspace_app.command("purge")
+def workspace_purge(
+    file: TopologyFile,
+    workspace: Workspace,
+    yes: Yes = False,
+    allow: Allow = [],  # noqa: B006  # typer copies it
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, change nothing.")] = False,
+) -> None:
+    """Delete all rows of a workspace, for good. Can be killed at any point and run again."""
+    from parlant_shard import privacy
+
+    if set(allow) - {"deletes-data"}:
+        raise TyperException("only --allow deletes-data is for `workspace purge`")
+    topology = load(file)
+    progress = Progress()
+
+    def confirm(found: Plan) -> bool:
+        progress.total = len(found.steps)
+        if yes:
+            tell(render.summary(found))
+            return True
+        if options.json or not sys.stdin.isatty():
+            raise TyperException("purge asks before it deletes anything: add --yes")
+        typer.echo(render.plan_text(found, sql=options.verbose), err=True)
+        return typer.confirm(f"Delete all rows of workspace {workspace}?", err=True)
+
+    done = privacy.purge(
+        topology,
+        workspace,
+        allow=frozenset(allow),
+        dry_run=dry_run,
+        confirm=confirm,
+        listener=progress,
+    )
+    if options.json:
+        write_json(done.to_json())
+        return
+    if dry_run:
+        typer.echo(render.plan_text(done.plan, sql=options.verbose))
+    else:
+        for notice in done.plan.notices:
+            tell(f"note: {notice}")
+    typer.echo(_purged(done.workspace, done.total, dry_run, done.declined, done.plan))
+
+
+def _purged(workspace: str, rows: int, dry_run: bool, declined: bool, plan: Plan) -> str:
+    if declined:
+        return "nothing was changed"
+    if not plan.steps:
+        return f"workspace {workspace}: purged before; no server has a row of it"
+    if dry_run:
+        return f"workspace {workspace}: {rows} rows would be deleted"
+    return f"workspace {workspace}: {rows} rows deleted; no server has a row of it"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from parlant_shard import canonical
 from parlant_shard.catalog import (
+    REFUSED,
     Catalog,
     Facts,
     Managed,
@@ -120,7 +121,17 @@ class _Builder(Leaves, Federation):
         return catalog
 
     def _directory(self) -> frozenset[Placement]:
-        rows = {Placement(workspace=w, shard=s) for w, s in self.listed.items()}
+        refused = {
+            p.workspace: p.state
+            for p in self.live[self.coordinator].directory
+            if p.state in REFUSED
+        }
+        # What was purged stays so, although the file still lists it: rows must not come back.
+        rows = {
+            Placement(workspace=w, shard=s, state=refused.get(w, "active"))
+            for w, s in self.listed.items()
+        }
+        self._tell_refused({w: s for w, s in refused.items() if w in self.listed})
         spans = [(s, span) for s, o in self.topology.shards.items() for span in o.buckets]
         for row in self.live[self.coordinator].directory:
             if row.workspace in self.listed:
@@ -130,6 +141,14 @@ class _Builder(Leaves, Federation):
             if home is not None:
                 rows.add(replace(row, shard=home))
         return frozenset(rows)
+
+    def _tell_refused(self, states: Mapping[str, str]) -> None:
+        for workspace, state in sorted(states.items()):
+            self.notices.append(
+                f'workspace "{workspace}" was purged and routers refuse it: take it out of the file'
+                if state == "purged"
+                else f'the purge of workspace "{workspace}" has not finished: run it again'
+            )
 
     def _tell_costs(self) -> None:
         for shard, options in self.topology.shards.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from parlant_shard.catalog import Catalog, Table
+from parlant_shard.catalog import REFUSED, Catalog, Table
 from parlant_shard.errors import SchemaError
 from parlant_shard.names import suffixed
 from parlant_shard.shardmap import (
@@ -55,6 +55,7 @@ def shard_map(
         key_type=tenancy.key_type,
         coordinator=topology.coordinator,
         shards=_shards(topology, coordinator),
+        purged=tuple(sorted(p.workspace for p in coordinator.directory if p.state in REFUSED)),
         tables=tables,
         types=tuple(sorted(base.enums)),
         functions=tuple(sorted({_bare(s) for s in base.functions})),

@@ -247,6 +247,12 @@ class _Call:
 
     def _shard(self, workspace: str) -> str:
         shard = self.map.place(workspace)
+        if shard is None and workspace in self.map.purged:
+            raise Refusal(
+                "PS609",
+                f'workspace "{workspace}" is on no shard: it was purged, or is being purged',
+                "its rows are deleted; `parlant-shard workspace add` places it anew",
+            )
         if shard is None:
             raise Refusal(
                 "PS609",

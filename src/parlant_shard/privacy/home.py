@@ -1,0 +1,84 @@
+"""Which workspace, where it lives, and a session that sees all of its rows or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from parlant_shard import db, journal, mapstore
+from parlant_shard.errors import ShardError, TopologyError
+from parlant_shard.shardmap import ShardMap, shard_of
+from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A workspace with its shard and server; `state` is None where nothing is recorded of it."""
+
+    workspace: str
+    shard: str
+    server: str
+    state: str | None
+    shard_map: ShardMap
+
+
+def find_home(topology: Topology, workspace: str) -> Home:
+    """Ask the coordinator. Raises TopologyError (PS324), ShardError (PS520)."""
+    with db.session(topology, topology.coordinator) as connection:
+        return home_of(topology, workspace, connection)
+
+
+def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> Home:
+    shard_map = mapstore.load(coordinator, topology.name) if journal.exists(coordinator) else None
+    if shard_map is None:
+        raise ShardError(
+            f'topology "{topology.name}" has not been applied yet',
+            code="PS520",
+            hint=f"run `parlant-shard apply {topology.file}` first",
+        )
+    row = coordinator.execute(
+        "SELECT d.shard, d.state FROM parlant_shard.directory d "
+        "WHERE d.topology = %s AND d.workspace_id = %s",
+        [topology.name, workspace],
+    ).fetchone()
+    shard = row["shard"] if row else shard_of(topology, workspace)
+    known = shard_map.shards.get(shard) if shard else None
+    if shard is None or known is None or known.server not in topology.servers:
+        raise TopologyError(
+            f'workspace "{workspace}" is unknown',
+            code="PS324",
+            hint="`parlant-shard workspace list` shows the workspaces",
+        )
+    return Home(
+        workspace=workspace,
+        shard=shard,
+        server=known.server,
+        state=row["state"] if row else None,
+        shard_map=shard_map,
+    )
+
+
+@contextmanager
+def sees_every_row(topology: Topology, server: str) -> Iterator[db.Connection]:
+    """A session that row-level security makes fail, where it would hide rows."""
+    with db.session(topology, server, doing="reading the workspace") as connection:
+        connection.execute("SET row_security = off")
+        yield connection
+
+
+def archives(
+    connection: db.Connection, topology: Topology, shard: str
+) -> tuple[Mapping[str, Any], ...]:
+    """Archives of a shard's partitions, JSON-ready: any of them may hold rows of a workspace."""
+    rows = connection.execute(
+        queries("privacy")["archives"], {"topology": topology.name, "shard": shard}
+    ).fetchall()
+    return tuple({k: _plain(v) for k, v in row.items()} for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() + "Z" if isinstance(value, datetime) else value
