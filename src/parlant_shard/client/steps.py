@@ -63,6 +63,7 @@ class Context:
     pinned: bool = False  # to the server below: by a transaction that has begun, or a pipeline
     server: str | None = None
     shard: str | None = None
+    admitted: str | None = None  # whom row-level security lets this transaction see
 
     def named(self, shard_map: ShardMap) -> str | None:
         """The workspace as the map spells it: a uuid has many spellings."""

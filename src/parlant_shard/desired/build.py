@@ -21,6 +21,7 @@ from parlant_shard.desired.model import (
     Desired,
     Peer,
 )
+from parlant_shard.desired.wall import Wall
 from parlant_shard.shardmap import bucket
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
@@ -52,6 +53,7 @@ class _Builder(Leaves, Federation):
     ) -> None:
         self.base, self.topology, self.tenancy = base, topology, tenancy
         self.facts, self.live, self.peers = facts, live, peers
+        self.wall = Wall(topology, tenancy, facts, live)
         self.notices: list[str] = list(tenancy.notices)
         self.coordinator = topology.coordinator
         # One clock for all servers: partitions of two shards must not differ over midnight.
@@ -102,16 +104,17 @@ class _Builder(Leaves, Federation):
         if not is_coordinator and name in self.replicated:
             for function in self._reference_functions(tables):
                 functions[function.signature] = function
-        role = self.topology.isolation.role
+        functions |= {f.signature: f for f in self.wall.functions()}
         catalog = Catalog(
             extensions=base.extensions,
-            roles=frozenset() if role is None else frozenset({role}),
+            roles=self.wall.roles,
             enums=base.enums,
             functions=functions,
             tables=tables,
             managed=managed,
             internal_version=INTERNAL_VERSION,
             placements=frozenset(p for p in self.directory if p.shard in shards),
+            signing_keys=self.wall.signing_keys,
         )
         if is_coordinator:
             return self._federate(catalog, base)

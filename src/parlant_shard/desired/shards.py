@@ -24,6 +24,7 @@ from parlant_shard.desired.model import (
     Peer,
     check_name,
 )
+from parlant_shard.desired.wall import Wall
 from parlant_shard.names import suffixed
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Partition, Topology
@@ -41,6 +42,7 @@ class ShardTables:
     notices: list[str]
     coordinator: str
     now: datetime
+    wall: Wall
     replicated: set[str]  # servers whose shards have reference tables to refer to
     listed: Mapping[str, str]  # workspace → shard, as the topology lists them
     directory: frozenset[Placement]
@@ -79,7 +81,7 @@ class ShardTables:
         identity = table.replica_identity
         if identity.startswith("i:"):
             identity = f"i:{suffixed(identity[2:], shard)}"
-        return replace(
+        found = replace(
             table,
             name=suffixed(logical, shard),
             kind=Relkind.PARTITIONED if partition else Relkind.TABLE,
@@ -101,6 +103,7 @@ class ShardTables:
             replica_identity="d" if partition and identity.startswith("i:") else identity,
             partition_by=partition.by if partition else None,
         )
+        return self.wall.shard_table(found, server)
 
     def _column(self, logical: str, column: Column) -> Column:
         if column.name == self.tenancy.key:

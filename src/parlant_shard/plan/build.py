@@ -114,9 +114,11 @@ class _Steps(
                 c.CreateInternal()
                 | c.CreateExtension()
                 | c.CreateRole()
+                | c.SetSigningKeys()
                 | c.CreateEnum()
                 | c.AddEnumLabel()
                 | c.SetFunction()
+                | c.DropFunction()
             ):
                 yield from self._database(change)
             case c.CreateTable() | c.CreatePartition() | c.FinalizeDetach() | c.DropTable():
@@ -154,6 +156,7 @@ class _Steps(
                 | c.DropTrigger()
                 | c.SetPolicy()
                 | c.DropPolicy()
+                | c.SetWall()
                 | c.AddGrants()
                 | c.AlterTable()
             ):

@@ -1,0 +1,100 @@
+"""Policies and functions of row-level security, exactly as PostgreSQL deparses them.
+
+The policies ask `parlant_shard.workspace()` which workspace the statement is for. In a sub-select
+it is called once for a statement, not for each row, and what it returns can be looked up in an
+index. Everything here has the search_path pinned, for it runs within statements of anybody.
+"""
+
+from __future__ import annotations
+
+from parlant_shard import canonical, signing
+
+WORKSPACE = "parlant_shard.workspace()"
+
+_REFUSED = """\
+  IF setting = '{everything}' THEN
+    RAISE EXCEPTION 'role "%" may not read all workspaces', session_user
+      USING ERRCODE = '42501', HINT = 'connect as the role of isolation.analytics';
+  END IF;
+"""
+
+_PLAIN = """
+DECLARE
+  setting text := current_setting('parlant.workspace_id', true);
+BEGIN
+{refused}\
+  IF starts_with(setting, '{prefix}') THEN
+    RETURN substr(setting, 90);
+  END IF;
+  RETURN nullif(setting, '');
+END;
+"""
+
+# Both signatures are hashed before they are compared: SQL has no comparison in constant time. The
+# time is that of the transaction, so that a long one need not be given another token.
+_SIGNED = """
+DECLARE
+  setting text := current_setting('parlant.workspace_id', true);
+  genuine boolean;
+BEGIN
+  IF setting IS NULL OR setting = '' THEN
+    RETURN NULL;
+  END IF;
+{refused}\
+  SELECT sha256(convert_to(encode(sha256(k.outer_pad || sha256(k.inner_pad ||
+           convert_to(left(setting, 24) || substr(setting, 90), 'UTF8'))), 'hex'), 'UTF8'))
+         = sha256(convert_to(substr(setting, 25, 64), 'UTF8'))
+    INTO genuine FROM parlant_shard.signing_key k WHERE k.id = substr(setting, 5, 8);
+  IF genuine IS NOT TRUE THEN
+    RAISE EXCEPTION 'the workspace token is not signed with a key of this server'
+      USING ERRCODE = 'PS003', HINT = 'the application and the servers need the same isolation.key';
+  END IF;
+  IF substr(setting, 14, 10)::bigint + {skew} < extract(epoch FROM transaction_timestamp()) THEN
+    RAISE EXCEPTION 'the workspace token has expired'
+      USING ERRCODE = 'PS003', HINT = 'compare the clocks of the application and of this server';
+  END IF;
+  RETURN substr(setting, 90);
+END;
+"""
+
+
+def is_workspace(key: str, key_type: str) -> str:
+    """The condition of a policy: the row is of the workspace that the setting names."""
+    own = "( SELECT parlant_shard.workspace() AS workspace)"
+    if key_type.startswith("character varying"):
+        return f"(({canonical.quote(key)})::text = {own})"
+    if key_type == "text":
+        return f"({canonical.quote(key)} = {own})"
+    return f"({canonical.quote(key)} = ({own})::{key_type})"
+
+
+def plain_workspace() -> str:
+    """The function that believes the setting; whoever can run SQL can set it.
+
+    It reads the workspace out of a token too, unchecked: clients begin to sign before servers
+    demand it.
+    """
+    body = _PLAIN.format(refused=_refused(), prefix=signing.PREFIX)
+    return _function(WORKSPACE, "text", "STABLE PARALLEL SAFE", body)
+
+
+def signed_workspace() -> str:
+    """The function that believes only what one of our keys has signed.
+
+    It runs as its owner: nobody else may read the keys.
+    """
+    body = _SIGNED.format(refused=_refused(), skew=signing.SKEW)
+    return _function(WORKSPACE, "text", "STABLE PARALLEL SAFE SECURITY DEFINER", body)
+
+
+def _refused() -> str:
+    return _REFUSED.format(everything=signing.EVERYTHING)
+
+
+def _function(signature: str, returns: str, attributes: str, body: str) -> str:
+    """A plpgsql function as `pg_get_functiondef` writes it."""
+    return (
+        f"CREATE OR REPLACE FUNCTION {signature}\n RETURNS {returns}\n LANGUAGE plpgsql\n"
+        f" {attributes}\n SET search_path TO 'pg_catalog', 'pg_temp'\n"
+        f"AS $function${body}$function$\n"
+    )
