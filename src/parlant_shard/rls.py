@@ -7,7 +7,13 @@ index. Everything here has the search_path pinned, for it runs within statements
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Identifier
+
 from parlant_shard import canonical, signing
+from parlant_shard.ddl import render
+from parlant_shard.names import suffixed
 
 WORKSPACE = "parlant_shard.workspace()"
 
@@ -85,6 +91,31 @@ def signed_workspace() -> str:
     """
     body = _SIGNED.format(refused=_refused(), skew=signing.SKEW)
     return _function(WORKSPACE, "text", "STABLE PARALLEL SAFE SECURITY DEFINER", body)
+
+
+def look_up_name(table: str, column: str) -> str:
+    """The name of the function that tells the workspace of a row, in the schema parlant_shard."""
+    return suffixed(f"workspace_of_{table}_", column)
+
+
+def look_up(
+    table: str, column: str, *, namespace: str, key: str, physical: Sequence[str]
+) -> tuple[str, str]:
+    """The function that tells the workspace of a row and nothing else: signature and definition.
+
+    It asks all shards of its server; an id that is on two of them gives two rows.
+    """
+    branches = SQL("\n    UNION ALL\n    ").join(
+        SQL("SELECT t.{}::text FROM {} t WHERE t.{} = wanted").format(
+            Identifier(key), Identifier(namespace, name), Identifier(column)
+        )
+        for name in physical
+    )
+    signature = f"parlant_shard.{canonical.quote(look_up_name(table, column))}(wanted uuid)"
+    body = f"\nBEGIN\n  RETURN QUERY\n    {render(branches)};\nEND;\n"
+    return signature, _function(
+        signature, "SETOF text", "STABLE PARALLEL SAFE SECURITY DEFINER", body
+    )
 
 
 def _refused() -> str:

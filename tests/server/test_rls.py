@@ -13,8 +13,9 @@ from client_world import ACCOUNTS, ITEMS, fill, lasting_world
 from protocol import BY_MONTH, World, layout
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
-from rls_world import KEYED, PASSWORD, Roles, behind, connected, drop_role, roles
+from rls_world import KEYED, PASSWORD, Roles, behind, connected, drop_role, roles, seen_as
 
+from parlant_shard import Router, Unroutable
 from parlant_shard import maintain as upkeep
 from parlant_shard.errors import SchemaError, TopologyError
 from parlant_shard.planner import make_plan
@@ -115,6 +116,10 @@ def test_what_was_taken_away_by_hand_comes_back(
     assert sorted(found) == sorted(
         [
             "replace function parlant_shard.workspace()",
+            *(
+                f"replace function parlant_shard.workspace_of_{table}__id(wanted uuid)"
+                for table in ("account", "item", "log")
+            ),
             'drop policy "everybody" of "account_s1"',
             'set the row-level security of "account_s1"',
             'set row-level security of "item_s1"',
@@ -406,3 +411,46 @@ def test_everything_works_as_an_owner_that_is_no_superuser(
         clusters.drop_databases()
         for index in range(clusters.distinct):
             drop_role(clusters, index, owner)
+
+
+# --- look-ups -------------------------------------------------------------------------------------
+
+
+def test_a_look_up_tells_the_workspace_and_nothing_else(world: World, who: Roles) -> None:
+    theirs, nobodys = ITEMS["ws2"][0], "00000000-0000-0000-0000-0000000000ff"
+    ask = "SELECT parlant_shard.workspace_of_item__id('{}')"
+    with connected(world, who.application) as app:
+        assert as_workspace(app, "ws1", ask.format(theirs)) == [("ws2",)]
+        assert app.execute(ask.format(nobodys)).fetchall() == []  # type: ignore[arg-type]
+    for role in (who.analytics, who.stranger):
+        with (
+            connected(world, role) as other,
+            pytest.raises(errors.InsufficientPrivilege),
+        ):
+            other.execute(ask.format(theirs))  # type: ignore[arg-type]
+
+
+def test_without_trust_there_is_no_such_function(
+    tmp_path: Path, clusters: Clusters, who: Roles
+) -> None:
+    world = World(tmp_path, clusters)
+    shards = {"s1": ["ws1"]}
+    walled = {"rls": True, "role": who.application}
+    there = "SELECT proname::text FROM pg_proc WHERE proname LIKE 'workspace_of%' ORDER BY 1"
+    world.converge(layout(shards, isolation=walled, lookup="trusted"))
+    assert [name for (name,) in world.rows(there)] == [
+        "workspace_of_account__id",
+        "workspace_of_item__id",
+        "workspace_of_log__id",
+    ]
+    world.converge(layout({**shards, "s2": ["ws2"]}, isolation=walled, lookup="trusted"))
+    world.execute(f"INSERT INTO account_s2 (id, workspace_id) VALUES ('{ACCOUNTS['ws2']}', 'ws2')")
+    ask = f"SELECT parlant_shard.workspace_of_account__id('{ACCOUNTS['ws2']}')"
+    assert world.rows(ask) == [("ws2",)]
+    without = layout({**shards, "s2": ["ws2"]}, isolation=walled)
+    world.converge(without)
+    assert world.rows(there) == []
+    with Router(seen_as(world.load(without), who.application)) as router:
+        with pytest.raises(Unroutable) as refused:
+            router.execute("SELECT name FROM account WHERE id = %s", [ACCOUNTS["ws2"]])
+        assert refused.value.code == "PS624"

@@ -97,7 +97,9 @@ class Routing:
             if shard_map is None
             else FixedMap(shard_map, topology, ttl=self.options.map_ttl)
         )
-        self.core = Core(self._maps.current, LookupCache(self.options.lookup_cache))
+        self.core = Core(
+            self._maps.current, LookupCache(self.options.lookup_cache), topology.isolation.rls
+        )
         self.wall = Wall(topology)
         self._closed = False
 

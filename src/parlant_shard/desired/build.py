@@ -104,7 +104,7 @@ class _Builder(Leaves, Federation):
         if not is_coordinator and name in self.replicated:
             for function in self._reference_functions(tables):
                 functions[function.signature] = function
-        functions |= {f.signature: f for f in self.wall.functions()}
+        functions |= {f.signature: f for f in self.wall.functions(base, shards)}
         catalog = Catalog(
             extensions=base.extensions,
             roles=self.wall.roles,

@@ -7,12 +7,13 @@ policy of its own, so that FORCE can be on: a table without a policy for a role 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from parlant_shard import canonical, rls, signing
 from parlant_shard.catalog import Catalog, Facts, Function, Grant, Policy, Table
 from parlant_shard.errors import SchemaError, TopologyError
+from parlant_shard.names import suffixed
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
 
@@ -151,16 +152,47 @@ class Wall:
         analytics = self._isolation.analytics
         return (user,) if not self.on or analytics is None else (user, analytics)
 
-    def functions(self) -> Iterable[Function]:
-        """What the policies ask for the workspace of a statement."""
-        if self.on:
-            yield Function(
-                signature=rls.WORKSPACE,
-                definition=rls.signed_workspace()
-                if self._isolation.signed
-                else rls.plain_workspace(),
-                executors=tuple(sorted(self.roles)),
-            )
+    def functions(self, base: Catalog, shards: Sequence[str]) -> Iterable[Function]:
+        """What the policies ask for the workspace of a statement, and what passes over them."""
+        if not self.on:
+            return
+        yield Function(
+            signature=rls.WORKSPACE,
+            definition=rls.signed_workspace() if self._isolation.signed else rls.plain_workspace(),
+            executors=tuple(sorted(self.roles)),
+        )
+        if shards and self._topology.lookup == "trusted":
+            for table, column in self._looked_up(base):
+                yield self._narrow(
+                    rls.look_up(
+                        table,
+                        column,
+                        namespace=self._topology.namespace,
+                        key=self._tenancy.key,
+                        physical=[suffixed(table, shard) for shard in shards],
+                    )
+                )
+
+    def _narrow(self, function: tuple[str, str]) -> Function:
+        """A function that passes over the policies: of the application, for what it returns."""
+        signature, definition = function
+        return Function(signature=signature, definition=definition, executors=(self._application,))
+
+    def _looked_up(self, base: Catalog) -> list[tuple[str, str]]:
+        """The columns by which a statement may name a row: the router knows the same."""
+        found = set()
+        for name in self._tenancy.sharded:
+            table = base.tables[name]
+            types = {column.name: column.type for column in table.columns}
+            if table.primary_key is not None and len(table.primary_key.columns) == 1:
+                (column,) = table.primary_key.columns
+                if types[column] == "uuid":
+                    found.add((name, column))
+            for fk in table.foreign_keys:
+                one = len(fk.columns) == 1 and types[fk.columns[0]] == "uuid"
+                if one and fk.ref_table in self._tenancy.sharded:
+                    found.add((fk.ref_table, fk.ref_columns[0]))
+        return sorted(found)
 
     @property
     def _application(self) -> str:

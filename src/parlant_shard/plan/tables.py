@@ -14,6 +14,7 @@ from parlant_shard.ddl import render, role, text
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Lock, Phase
+from parlant_shard.rls import WORKSPACE
 from parlant_shard.sqlfiles import queries
 
 
@@ -96,8 +97,10 @@ class Tables(Builder):
             case c.SetSigningKeys():
                 yield from self._signing_keys(change)
             case c.SetFunction(function=function, exists=exists):
+                over_tables = function.executors is not None and function.signature != WORKSPACE
                 yield Draft(
-                    phase=Phase.FUNCTIONS,
+                    # One that reads shard tables comes when they are there, before any goes.
+                    phase=Phase.VIEWS if over_tables else Phase.FUNCTIONS,
                     server=change.server,
                     title=f"{'replace' if exists else 'create'} function {function.signature}",
                     # A body may name what is created later, or with another search_path.
