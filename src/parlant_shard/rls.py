@@ -7,12 +7,14 @@ index. Everything here has the search_path pinned, for it runs within statements
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from psycopg.sql import SQL, Identifier
 
 from parlant_shard import canonical, signing
-from parlant_shard.ddl import render
+from parlant_shard.ddl import render, text
 from parlant_shard.names import suffixed
 
 WORKSPACE = "parlant_shard.workspace()"
@@ -116,6 +118,85 @@ def look_up(
     return signature, _function(
         signature, "SETOF text", "STABLE PARALLEL SAFE SECURITY DEFINER", body
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullText:
+    """A GIN index over a text search vector: its expression and its predicate, as they deparse."""
+
+    index: str
+    expression: str
+    predicate: str | None
+
+
+def full_text(name: str, definition: str) -> FullText | None:
+    """Read an index definition; None where it is no full-text index over one expression."""
+    head = "gin (to_tsvector("
+    if not definition.startswith(head):
+        return None
+    end = _closed(definition, len("gin "))
+    expression, rest = definition[len("gin (") : end], definition[end + 1 :]
+    if _closed(expression, len("to_tsvector")) != len(expression) - 1:
+        return None  # more than one column, or an operator class
+    match = re.fullmatch(r"(?: WITH \([^()]*\))?(?: WHERE \((.*)\))?", rest, re.S)
+    return (
+        None if match is None else FullText(index=name, expression=expression, predicate=match[1])
+    )
+
+
+def keyed(key: str, definition: str) -> str:
+    """The definition of a full-text index that also finds the workspace (needs btree_gin)."""
+    return definition.replace("gin (", f"gin ({canonical.quote(key)}, ", 1)
+
+
+def search(
+    index: FullText,
+    *,
+    name: str,
+    namespace: str,
+    key: str,
+    key_type: str,
+    column: str,
+    type_: str,
+    physical: str,
+) -> tuple[str, str]:
+    """The function that searches a shard's table with its index: signature and definition.
+
+    It returns the keys of rows of the workspace that the setting names.
+    """
+    signature = f"parlant_shard.{canonical.quote(name)}(tsquery)"
+    where = SQL("t.{} = parlant_shard_mine AND ").format(Identifier(key))
+    where += text(f"{index.expression} @@ $1")
+    if index.predicate is not None:
+        where += text(f" AND ({index.predicate})")
+    rows = SQL("SELECT t.{} FROM {} t WHERE {}").format(
+        Identifier(column), Identifier(namespace, physical), where
+    )
+    body = (
+        f"\nDECLARE\n  parlant_shard_mine {key_type} := parlant_shard.workspace();\n"
+        f"BEGIN\n  RETURN QUERY\n    {render(rows)};\nEND;\n"
+    )
+    attributes = "STABLE PARALLEL SAFE SECURITY DEFINER"
+    return signature, _function(signature, f"SETOF {type_}", attributes, body)
+
+
+def _closed(definition: str, start: int) -> int:
+    """Where the bracket at `start` closes; brackets within quotes do not count."""
+    depth = 0
+    quote = ""
+    for at in range(start, len(definition)):
+        character = definition[at]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "(":
+            depth += 1
+        elif character == ")":
+            depth -= 1
+            if depth == 0:
+                return at
+    return len(definition)
 
 
 def _refused() -> str:

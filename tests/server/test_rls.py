@@ -116,6 +116,7 @@ def test_what_was_taken_away_by_hand_comes_back(
     assert sorted(found) == sorted(
         [
             "replace function parlant_shard.workspace()",
+            "replace function parlant_shard.match_account_search_idx_s1(tsquery)",
             *(
                 f"replace function parlant_shard.workspace_of_{table}__id(wanted uuid)"
                 for table in ("account", "item", "log")

@@ -106,7 +106,7 @@ class _Builder(Leaves, Federation):
                 functions[function.signature] = function
         functions |= {f.signature: f for f in self.wall.functions(base, shards)}
         catalog = Catalog(
-            extensions=base.extensions,
+            extensions=base.extensions | (self.wall.extensions(base, name) if shards else set()),
             roles=self.wall.roles,
             enums=base.enums,
             functions=functions,

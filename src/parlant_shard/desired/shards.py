@@ -74,7 +74,10 @@ class ShardTables:
             for columns_ in extra
         )
         indexes = tuple(
-            replace(self._rolled(i), name=suffixed(i.name, shard))
+            replace(
+                self._rolled(i if partition else self.wall.index(i, server)),
+                name=suffixed(i.name, shard),
+            )
             for i in self._indexes(table, partition)
             if not (partition and (i.unique or i.window))
         )

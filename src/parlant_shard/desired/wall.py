@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from parlant_shard import canonical, rls, signing
-from parlant_shard.catalog import Catalog, Facts, Function, Grant, Policy, Table
+from parlant_shard.catalog import Catalog, Facts, Function, Grant, Index, Policy, Table
 from parlant_shard.errors import SchemaError, TopologyError
 from parlant_shard.names import suffixed
+from parlant_shard.shardmap import search_name
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
 
@@ -173,6 +174,45 @@ class Wall:
                     )
                 )
 
+        for table, column, index in searched(self._topology, self._tenancy, base):
+            type_ = next(c.type for c in base.tables[table].columns if c.name == column)
+            for shard in shards:
+                yield self._narrow(
+                    rls.search(
+                        index,
+                        name=search_name(index.index, shard),
+                        namespace=self._topology.namespace,
+                        key=self._tenancy.key,
+                        key_type=self._tenancy.key_type,
+                        column=column,
+                        type_=type_,
+                        physical=suffixed(table, shard),
+                    )
+                )
+
+    def index(self, index: Index, server: str) -> Index:
+        """A full-text index that finds the workspace too, where the server has what that needs."""
+        if not self._keys_indexes(server) or rls.full_text(index.name, index.definition) is None:
+            return index
+        return replace(index, definition=rls.keyed(self._tenancy.key, index.definition))
+
+    def extensions(self, base: Catalog, server: str) -> frozenset[str]:
+        needed = self._keys_indexes(server) and searched(self._topology, self._tenancy, base)
+        return frozenset({"btree_gin"}) if needed else frozenset()
+
+    def _keys_indexes(self, server: str) -> bool:
+        about = self._facts[server]
+        return self.on and (
+            "btree_gin" in self._live[server].extensions
+            or (
+                "btree_gin" in about.extensions_available
+                and (
+                    about.superuser
+                    or ("btree_gin" in about.extensions_trusted and "create-schema" in about.can)
+                )
+            )
+        )
+
     def _narrow(self, function: tuple[str, str]) -> Function:
         """A function that passes over the policies: of the application, for what it returns."""
         signature, definition = function
@@ -232,3 +272,24 @@ class Wall:
                     hint="permissive policies add rows to those of the workspace; make it AS "
                     "RESTRICTIVE, or leave it to other roles",
                 )
+
+
+def searched(
+    topology: Topology, tenancy: Tenancy, base: Catalog
+) -> list[tuple[str, str, rls.FullText]]:
+    """The full-text indexes that policies would take from the application: table, key, index.
+
+    Of tables with a key of one column, whose rows it tells apart: not where they are cut.
+    """
+    found = []
+    for name in tenancy.sharded if topology.isolation.rls else ():
+        table = base.tables[name]
+        options = topology.tables.get(name)
+        key = table.primary_key
+        if key is None or len(key.columns) != 1 or (options and options.partition):
+            continue
+        for index in table.indexes:
+            about = rls.full_text(index.name, index.definition)
+            if about is not None:
+                found.append((name, key.columns[0], about))
+    return found
