@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.cluster import fresh, servers, topology
+from benchmarks.rls import row_level_security
 from benchmarks.router import routed_queries, routing
 from parlant_shard.apply import apply
 from parlant_shard.planner import make_plan, read_servers
@@ -244,7 +245,7 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries),
+        *(routing, routed_queries, row_level_security),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

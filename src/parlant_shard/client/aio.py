@@ -470,7 +470,7 @@ class AsyncConnection(Bound):
         apart = admitted is not None and self._pipeline is None
         async with real.pipeline() if apart else nullcontext():
             if admitted is not None:
-                await real.execute(SET, [self.router.wall.setting(admitted)])
+                await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
             await cursor.execute(
                 target.sql, target.params, prepare=call.prepare, binary=call.binary
             )
@@ -486,7 +486,7 @@ class AsyncConnection(Bound):
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            await real.execute(SET, [self.router.wall.setting(admitted)])
+            await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:

@@ -471,7 +471,7 @@ class Connection(Bound):
         apart = admitted is not None and self._pipeline is None
         with real.pipeline() if apart else nullcontext():
             if admitted is not None:
-                real.execute(SET, [self.router.wall.setting(admitted)])
+                RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
             cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
         if admitted is not None:
             self.context.admitted = admitted
@@ -484,7 +484,7 @@ class Connection(Bound):
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            real.execute(SET, [self.router.wall.setting(admitted)])
+            RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from parlant_shard.errors import TopologyError
 from parlant_shard.router.route import Route
 from parlant_shard.topology import Topology
 
-SET = "SELECT pg_catalog.set_config('parlant.workspace_id', %s, true)"
+SET = "SELECT pg_catalog.set_config('parlant.workspace_id', $1, true)"
 
 
 class Wall:

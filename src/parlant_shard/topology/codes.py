@@ -30,7 +30,7 @@ class Code(StrEnum):
     VARIABLE_SYNTAX = "PS112", "a reference to a variable is not of the form ${NAME}"
     SECRET_FILE = (
         "PS113",
-        "a file that holds a connection string or a key cannot be read or is empty",
+        "a file that holds a secret cannot be read or is empty",
     )
     BAD_NAME = "PS114", "a name has characters that names of its kind cannot have, or is reserved"
     NAME_TOO_LONG = "PS115", "a name is longer than names of its kind may be"
