@@ -14,6 +14,7 @@ import psycopg
 
 from benchmarks.archive import archiving
 from benchmarks.cluster import fresh, servers, topology
+from benchmarks.rls import row_level_security
 from benchmarks.router import routed_queries, routing
 from benchmarks.upkeep import upkeep_with_others
 from parlant_shard.apply import apply
@@ -246,7 +247,7 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries, upkeep_with_others, archiving),
+        *(routing, routed_queries, upkeep_with_others, archiving, row_level_security),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import canonical, db, journal, mapstore
+from parlant_shard import canonical, db, journal, mapstore, signing
 from parlant_shard.desired import Peer
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import (
@@ -192,7 +192,9 @@ def apply(
 def _store_map(lock: db.Connection, topology: Topology, shard_map: ShardMap) -> None:
     """The last action of every apply: routers follow the map, so everything in it must be there."""
     try:
-        mapstore.store(lock, shard_map, reader=topology.isolation.role)
+        isolation = topology.isolation
+        readers = [role for role in (isolation.role, isolation.analytics) if role is not None]
+        mapstore.store(lock, shard_map, readers=readers)
     except psycopg.Error as error:
         raise db.wrap(error, server=topology.coordinator, doing="storing the shard map") from error
 
@@ -395,7 +397,9 @@ class Executor:
         return ApplyFailed(wrapped.message, code="PS510", hint=hint)
 
     def _statements(self, step: Step) -> list[SQL]:
-        return [_sql(s) for s in with_secret(step, self.peers)]
+        return [
+            _sql(s) for s in with_secret(step, self.peers, signing.keys(self.topology.isolation))
+        ]
 
     def _archive(self, step: Step) -> None:
         """Move rows between a table and a file. Only `maintain` and `archive restore` do."""
@@ -761,10 +765,21 @@ def _first_line(error: psycopg.Error) -> str:
     return db.redact((error.diag.message_primary or str(error)).strip().splitlines()[0])
 
 
-def with_secret(step: Step, peers: Mapping[str, Peer] | Any) -> tuple[str, ...]:
-    """Put the password in the place of its mark, quoted for where it stands."""
+def with_secret(
+    step: Step, peers: Mapping[str, Peer] | Any, keys: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Put the secret in the place of its mark, quoted for where it stands."""
     if step.secret is None:
         return step.sql
+    for name, key in (keys or {}).items():
+        if step.secret == signing.mark(name):
+            inner, outer = (rf"\x{block.hex()}" for block in signing.pads(key))
+            return tuple(
+                s.replace(signing.mark(f"{name} inner"), inner).replace(
+                    signing.mark(f"{name} outer"), outer
+                )
+                for s in step.sql
+            )
     password = peers[step.secret].password or ""
     mark = secret_mark(step.secret)
     conninfo = password.replace("\\", "\\\\").replace("'", "\\'")

@@ -213,10 +213,15 @@ class EnumType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function or procedure; `definition` is the whole `CREATE OR REPLACE` text."""
+    """A function or procedure; `definition` is the whole `CREATE OR REPLACE` text.
+
+    `executors` are the roles beside the owner that may call one of ours for the wall ('' is
+    PUBLIC), and can name it; None for all others, whose privileges are not managed.
+    """
 
     signature: str
     definition: str
+    executors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +347,7 @@ class Catalog:
     shards: Mapping[str, str] = field(default_factory=dict)  # coordinator: shard → server
     directory: frozenset[Placement] = frozenset()  # coordinator: every workspace
     placements: frozenset[Placement] = frozenset()  # this server's own workspaces
+    signing_keys: frozenset[str] = frozenset()  # ids of the keys that tokens may be signed with
     managed: Mapping[tuple[str, str], Managed] = field(default_factory=dict)
     # Names taken by what we do not model, with what has them: "view", "sequence", "type" …
     other_relations: Mapping[str, str] = field(default_factory=dict)
@@ -370,6 +376,7 @@ class Facts:
     in_recovery: bool = False
     read_only: bool = False
     identity: str = ""  # of this very database, whatever address led to it
+    unsafe: Mapping[str, str] = field(default_factory=dict)  # role of the wall → why it is none
 
     @property
     def major(self) -> int:

@@ -82,9 +82,17 @@ class CreateExtension(OnServer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRole(OnServer):
-    """Create the role of the application, which may neither log in nor pass over policies."""
+    """Create a role that may neither log in nor pass over policies."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSigningKeys(OnServer):
+    """Keys that tokens may be signed with, by their ids."""
+
+    add: tuple[str, ...]
+    delete: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +111,14 @@ class AddEnumLabel(OnServer):
 class SetFunction(OnServer):
     function: Function
     exists: bool
+    revoked: tuple[str, ...] = ()  # roles that may call it and should not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropFunction(OnServer):
+    """A function of the wall that nothing calls any more."""
+
+    function: Function
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -322,6 +338,19 @@ class DropPolicy(OnTable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetWall(OnTable):
+    """Privileges, our policies and row-level security of one table, all at once.
+
+    So there is no moment in between at which the application would see nothing, or everything.
+    """
+
+    live: Table
+    policies: tuple[Policy, ...]  # to create, or to create again
+    dropped: tuple[str, ...]  # their names, and those of policies that go
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddGrants(OnTable):
     grants: tuple[Grant, ...]
 
@@ -442,9 +471,11 @@ Change = (
     CreateInternal
     | CreateExtension
     | CreateRole
+    | SetSigningKeys
     | CreateEnum
     | AddEnumLabel
     | SetFunction
+    | DropFunction
     | CreateTable
     | CreatePartition
     | FinalizeDetach
@@ -475,6 +506,7 @@ Change = (
     | DropTrigger
     | SetPolicy
     | DropPolicy
+    | SetWall
     | AddGrants
     | AlterTable
     | SetForeignServer

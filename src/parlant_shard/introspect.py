@@ -42,6 +42,7 @@ from parlant_shard.catalog import (
 from parlant_shard.control import Epoch
 from parlant_shard.errors import PrivilegeError, ServerError
 from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import Isolation
 
 Row = dict[str, Any]
 
@@ -112,6 +113,12 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         read_only=row["read_only"],
         identity=row["identity"],
     )
+
+
+def unsafe_roles(connection: db.Connection, isolation: Isolation) -> dict[str, str]:
+    """Why the role of the application is none that policies bind; empty where it is."""
+    rows = _all(connection, "unsafe", role=isolation.role, analytics=isolation.analytics)
+    return {r["name"]: r["why"] for r in rows if r["why"] is not None}
 
 
 def introspect(
@@ -195,7 +202,11 @@ def _read(
             for r in _all(connection, "enums", namespace=namespace)
         },
         functions={
-            r["signature"]: Function(signature=r["signature"], definition=r["definition"])
+            r["signature"]: Function(
+                signature=r["signature"],
+                definition=r["definition"],
+                executors=None if r["executors"] is None else tuple(r["executors"]),
+            )
             for r in _all(connection, "functions", namespace=namespace)
         },
         tables=tables,
@@ -507,7 +518,8 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
     if schema["ours"] == len(_TABLES):
         row = _one(connection, "internal_rows", topology=topology)
     lacks = row is None or any(
-        row["version"] >= since and not schema[name] for since, name in ((2, "map"), (3, "retired"))
+        row["version"] >= since and not schema[name]
+        for since, name in ((2, "map"), (3, "retired"), (3, "signing_key"))
     )
     if row is None or lacks:
         raise ServerError(
@@ -526,6 +538,9 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
         "retired": tuple(Retired(**r) for r in _all(connection, "retired", topology=topology))
         if row["version"] >= 3
         else (),
+        "signing_keys": frozenset(r["id"] for r in _all(connection, "signing_keys"))
+        if row["version"] >= 3
+        else frozenset(),
         "managed": {
             (k, n): Managed(kind=k, name=n, logical=logical, shard=s)
             for k, n, logical, s in row["managed"] or ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -18,10 +20,12 @@ CHANNEL = "parlant_shard"
 _UNDEFINED = frozenset({"42P01", "3F000"})
 
 
-def store(connection: Connection, shard_map: ShardMap, *, reader: str | None = None) -> int | None:
+def store(
+    connection: Connection, shard_map: ShardMap, *, readers: Iterable[str] = ()
+) -> int | None:
     """Store a map and tell the routers, in one transaction. Returns its epoch, None if unchanged.
 
-    `reader` is the application's role: it may read the map and nothing else of our schema. The
+    `readers` are the roles of isolation: they may read the map and nothing else of our tables. The
     caller holds the topology's lock.
     """
     data = {**shard_map.to_data(), "epoch": 1}
@@ -31,7 +35,7 @@ def store(connection: Connection, shard_map: ShardMap, *, reader: str | None = N
         ).fetchone()
         if row is not None:
             connection.execute(queries("map")["notify"], {"topology": shard_map.topology})
-        if reader is not None:
+        for reader in readers:
             _let_read(connection, reader)
     return None if row is None else int(row["epoch"])
 

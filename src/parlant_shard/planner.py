@@ -32,7 +32,7 @@ from parlant_shard.desired import (
 )
 from parlant_shard.diff import Context, diff
 from parlant_shard.errors import ShardError, TopologyError
-from parlant_shard.introspect import facts, introspect
+from parlant_shard.introspect import facts, introspect, unsafe_roles
 from parlant_shard.plan import Plan, Target, build
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.tenancy import Tenancy, tenancy
@@ -72,6 +72,7 @@ def read_state(topology: Topology) -> State:
     peers = {name: peer(topology, name, found[name]) for name in topology.servers}
     wanted = desired(base, topology, kinds, found, live, peers)
     preflight.check_roles(topology, base[majors[0]], found)
+    preflight.check_wall(topology, found)
     return State(
         topology=topology,
         facts=found,
@@ -106,6 +107,7 @@ def plan_of(state: State) -> Plan:
         key_type=state.tenancy.key_type,
         peers=state.peers,
         majors={name: f.major for name, f in state.facts.items()},
+        analytics=topology.isolation.analytics,
     )
     return Plan(
         topology=topology.name,
@@ -141,7 +143,10 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
                 topology=topology.name,
                 epochs=topology.epochs,
             )
-            named = {topology.isolation.role} if server in with_tables else set()
+            isolation = topology.isolation
+            named = {isolation.role, isolation.analytics} if server in with_tables else set()
+            if isolation.rls:
+                about = replace(about, unsafe=unsafe_roles(connection, isolation))
             return replace(found, roles=about.roles & named), about
 
     names = list(topology.servers)
@@ -384,14 +389,6 @@ def _unused(topology: Topology) -> tuple[str, ...]:
     found = []
     if topology.routing:
         found.append("`routing:` is checked, but this release does not use it yet")
-    isolation = topology.isolation
-    walls = [name for name in ("rls", "signed") if getattr(isolation, name)]
-    if walls:
-        keys = " and ".join(f"`isolation.{name}`" for name in walls)
-        is_checked = "are checked, but this release does not use them yet"
-        if len(walls) == 1:
-            is_checked = "is checked, but this release does not use it yet"
-        found.append(f"{keys} {is_checked}")
     if any(server.replicas for server in topology.servers.values()):
         found.append("`replicas:` are checked, but this release does not use them yet")
     return tuple(found)

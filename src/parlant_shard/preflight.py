@@ -184,14 +184,14 @@ def check_rights(
                 _check_extension(name, about, change.server)
             case c.CreateRole(name=name) if "create-role" not in about.can:
                 raise PrivilegeError(
-                    f'role "{about.user}" may not create the role "{name}" of isolation.role on '
-                    f'server "{change.server}"',
+                    f'role "{about.user}" may not create the role "{name}" of isolation.'
+                    f'{_named_as(topology, name)} on server "{change.server}"',
                     code="PS412",
                     hint=f'on server "{change.server}": CREATE ROLE {canonical.quote(name)} '
                     "NOLOGIN NOBYPASSRLS",
                     file=str(topology.file),
-                    line=topology.line("isolation.role"),
-                    path="isolation.role",
+                    line=topology.line(f"isolation.{_named_as(topology, name)}"),
+                    path=f"isolation.{_named_as(topology, name)}",
                 )
             case c.SetForeignServer() if (
                 "postgres_fdw" in catalog.extensions and "fdw" not in about.can
@@ -305,7 +305,7 @@ def _same_database(found: Mapping[str, Facts]) -> tuple[str, str] | None:
 def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -> None:
     """Grants and policies name roles; they must exist wherever the tables will be.
 
-    All but the role of the application, which is created before anything is granted to it.
+    All but the roles of isolation, which are created before anything is granted to them.
     """
     named = {
         role
@@ -314,7 +314,7 @@ def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -
             *(g.role for g in table.grants),
             *(r for p in table.policies for r in p.roles),
         )
-        if role and role != topology.isolation.role
+        if role and role not in {topology.isolation.role, topology.isolation.analytics}
     }
     for server in topology.servers:
         for role in sorted(named - found[server].roles):
@@ -323,6 +323,25 @@ def check_roles(topology: Topology, base: Catalog, found: Mapping[str, Facts]) -
                 code="PS233",
                 hint=f"CREATE ROLE {canonical.quote(role)}",
             )
+
+
+def check_wall(topology: Topology, found: Mapping[str, Facts]) -> None:
+    """Raise SchemaError (PS722) where policies would not bind the role that they are for."""
+    for server, about in found.items():
+        for role, why in sorted(about.unsafe.items()):
+            raise SchemaError(
+                f'role "{role}" of isolation.role {why} on server "{server}": policies would not '
+                "keep it to one workspace",
+                code="PS722",
+                hint="give the application a role of its own, without these rights",
+                file=str(topology.file),
+                line=topology.line("isolation.role"),
+                path="isolation.role",
+            )
+
+
+def _named_as(topology: Topology, role: str) -> str:
+    return "analytics" if role == topology.isolation.analytics else "role"
 
 
 # --- tables that only look as if they had rows ----------------------------------------------------

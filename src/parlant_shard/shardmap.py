@@ -113,6 +113,25 @@ class MapLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapSearch:
+    """A full-text index that answers behind row-level security: what it holds, and of which rows.
+
+    `expression` and `predicate` are PostgreSQL's text; `column` is the primary key, by which the
+    rows are found.
+    """
+
+    index: str
+    column: str
+    expression: str
+    predicate: str | None = None
+
+
+def search_name(index: str, shard: str) -> str:
+    """The name of the function that searches with an index of a shard, in parlant_shard."""
+    return suffixed(f"match_{index}", shard)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MapTable:
     """A table of the application.
 
@@ -129,6 +148,7 @@ class MapTable:
     constraints: tuple[str, ...] = ()
     links: tuple[MapLink, ...] = ()
     partitioned: bool = False
+    searches: tuple[MapSearch, ...] = ()
 
     def has(self, column: str) -> bool:
         return any(c.name == column for c in self.columns)
@@ -274,6 +294,7 @@ def _table(data: Any) -> MapTable:
         constraints=tuple(data["constraints"]),
         links=tuple(MapLink(**link) for link in data["links"]),
         partitioned=bool(data["partitioned"]),
+        searches=tuple(MapSearch(**s) for s in data.get("searches", ())),
     )
 
 

@@ -49,12 +49,12 @@ class _KeptWorld(World):
 class Sharded:
     """The cluster and its oracles; made once per session, every statement is rolled back."""
 
-    def __init__(self, clusters: Clusters, directory: Path) -> None:
+    def __init__(self, clusters: Clusters, directory: Path, **sections: Any) -> None:
         self.clusters = clusters
         self.world = _KeptWorld(directory, clusters)
         self._connections: dict[str, Connection] = {}
         self._originals: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
-        what = layout(PLACED, ddl=None, schema={"preset": "parlant"})
+        what = layout(PLACED, ddl=None, schema={"preset": "parlant"}, **sections)
         self.world.apply(what)
         self.world.execute(HOST_TABLE)
         self.map = _shard_map(self.world.load(what))

@@ -164,22 +164,3 @@ def test_without_the_right_to_create_roles(
     world.converge(alone)
     assert roles(world, role) == [(False, False, False, False)]
     assert conninfo_to_dict(world.dsn("core"))["user"] == owner
-
-
-@pytest.mark.parametrize(
-    ("isolation", "notice"),
-    [
-        ({"rls": True}, "`isolation.rls` is checked, but this release does not use it yet"),
-        (
-            {"rls": True, "signed": True},
-            "`isolation.rls` and `isolation.signed` are checked, but this release does not use "
-            "them yet",
-        ),
-    ],
-)
-def test_only_what_is_unused_is_noted(
-    tmp_path: Path, clusters: Clusters, named: Named, isolation: dict[str, bool], notice: str
-) -> None:
-    world = World(tmp_path, clusters)
-    plan = world.plan(asking(named("app"), **isolation))
-    assert [n for n in plan.notices if "isolation" in n] == [notice]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from parlant_shard.client.steps import (
     placed,
     routed,
 )
+from parlant_shard.client.wall import SET
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -257,6 +258,7 @@ class AsyncConnection(Bound):
         answers = []
         try:
             for text, params in work.groups:
+                await self.admit(real, work.route)
                 cursor = self._cursor(real, work.route, None)
                 await cursor.executemany(text, params, returning=returning)
                 answers.append(await _collected_many(cursor, returning=returning))
@@ -312,10 +314,13 @@ class AsyncConnection(Bound):
         if context.transaction:
             self.check_savepoint(self._real is not None)
             assert self._real is not None
-            async with self.block(
-                self._real[1].transaction(savepoint_name, force_rollback)
-            ) as real:
-                yield real
+            try:
+                async with self.block(
+                    self._real[1].transaction(savepoint_name, force_rollback)
+                ) as real:
+                    yield real
+            finally:
+                context.admitted = None  # perhaps rolled back with the savepoint
             return
         pinned = context.pinned  # by a pipeline around it
         open_: list[AbstractAsyncContextManager[psycopg.AsyncTransaction]] = []
@@ -326,7 +331,7 @@ class AsyncConnection(Bound):
             given.append(await block.__aenter__())
             open_.append(block)
 
-        context.transaction = True
+        context.transaction, context.admitted = True, None
         if not pinned:
             context.unpin()
         self._begin = begin
@@ -461,12 +466,28 @@ class AsyncConnection(Bound):
 
     async def _sent(self, real: Real, target: RouteTarget, route: Route, call: Call) -> Answer:
         cursor = self._cursor(real, route, call.row_factory)
-        await cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
+        admitted = self.router.wall.wanted(route, self.context)
+        apart = admitted is not None and self._pipeline is None
+        async with real.pipeline() if apart else nullcontext():
+            if admitted is not None:
+                await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            await cursor.execute(
+                target.sql, target.params, prepare=call.prepare, binary=call.binary
+            )
+        if admitted is not None:
+            self.context.admitted = admitted
         if self._pipeline is not None:
             later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
         rows = await cursor.fetchall() if batch.has_rows(cursor) else None
         return batch.collected(cursor, rows)
+
+    async def admit(self, real: Real, route: Route) -> None:
+        """Let a transaction see what a statement is about that no pipeline can carry."""
+        admitted = self.router.wall.wanted(route, self.context)
+        if admitted is not None:
+            await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
@@ -655,6 +676,7 @@ class AsyncServerCursor(ServerDescribed):
             route = await connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
             real = await connection.real(target.server, target.shard)
+            await self._do(lambda: connection.admit(real, route))
             kind: Any = AsyncRawServerCursor if route.numbered else psycopg.AsyncServerCursor
             self._real = kind(real, self.name, **self._options)
             self._real.itersize = self.itersize

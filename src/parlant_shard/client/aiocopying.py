@@ -31,12 +31,20 @@ async def copied(
         targets = placed(route, context, shard_map)
         if len(targets) > 1:
             raise several(route)
-        real = await connection.real(targets[0].server, targets[0].shard)
-        statement = copytext.out_text(targets[0], copy.options)
-        async with connection.block(
-            real.cursor().copy(statement, targets[0].params or None)
-        ) as stream:
-            yield stream
+        # A setting and a COPY cannot be sent as one, so they share a transaction.
+        walled = connection.router.wall.wanted(route, context) is not None
+        async with (
+            connection.transaction() if walled and not context.transaction else nullcontext()
+        ):
+            real = await connection.real(targets[0].server, targets[0].shard)
+            try:
+                await connection.admit(real, route)
+            except psycopg.Error as error:
+                raise connection.translated(error) from error
+            statement = copytext.out_text(targets[0], copy.options)
+            copied_ = real.cursor().copy(statement, targets[0].params or None)
+            async with connection.block(copied_) as stream:
+                yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
     (target,) = placed(route, context, shard_map)
@@ -49,8 +57,10 @@ async def copied(
     workspace = context.named(shard_map)
     assert workspace is not None
     async with nullcontext() if context.transaction else connection.transaction():
-        cursor = (await connection.real(target.server, target.shard)).cursor()
+        real = await connection.real(target.server, target.shard)
+        cursor = real.cursor()
         try:
+            await connection.admit(real, route)
             await cursor.execute(*generated_columns(copy, shard_map, target.shard))
             generated = frozenset([row[0] async for row in cursor])
             staging = copytext.staged(

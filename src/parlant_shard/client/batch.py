@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +31,7 @@ def planned(
     shard_map = core.current()
     route: Route | None = None
     targets: list[RouteTarget] = []
+    workspaces: dict[str, None] = {}
     for call in calls:
         route = yield from routed(core, shard_map, call, context)
         found = placed(route, context, shard_map)
@@ -43,11 +44,13 @@ def planned(
                 "group them by workspace, and call executemany once for each",
             )
         targets += found
+        workspaces.update(dict.fromkeys(route.workspaces))
     if route is None:
         return None
     groups = tuple(
         (text, [t.params for t in some]) for text, some in groupby(targets, key=lambda t: t.sql)
     )
+    route = replace(route, workspaces=tuple(workspaces))
     return Batch(route=route, target=targets[0], groups=groups)
 
 

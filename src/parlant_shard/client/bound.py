@@ -13,6 +13,7 @@ from parlant_shard.client.lookups import LookupCache
 from parlant_shard.client.options import Options, RowFactory
 from parlant_shard.client.source import FixedMap, MapSource, StoredMap
 from parlant_shard.client.steps import Context, Core, failure
+from parlant_shard.client.wall import Wall
 from parlant_shard.errors import ShardError
 from parlant_shard.router.rewrite import rewrite
 from parlant_shard.router.route import Params, Route, RouteTarget
@@ -96,7 +97,10 @@ class Routing:
             if shard_map is None
             else FixedMap(shard_map, topology, ttl=self.options.map_ttl)
         )
-        self.core = Core(self._maps.current, LookupCache(self.options.lookup_cache))
+        self.core = Core(
+            self._maps.current, LookupCache(self.options.lookup_cache), topology.isolation.rls
+        )
+        self.wall = Wall(topology)
         self._closed = False
 
     @property

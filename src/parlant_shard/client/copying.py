@@ -30,10 +30,18 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
         targets = placed(route, context, shard_map)
         if len(targets) > 1:
             raise several(route)
-        real = connection.real(targets[0].server, targets[0].shard)
-        statement = copytext.out_text(targets[0], copy.options)
-        with connection.block(real.cursor().copy(statement, targets[0].params or None)) as stream:
-            yield stream
+        # A setting and a COPY cannot be sent as one, so they share a transaction.
+        walled = connection.router.wall.wanted(route, context) is not None
+        with connection.transaction() if walled and not context.transaction else nullcontext():
+            real = connection.real(targets[0].server, targets[0].shard)
+            try:
+                connection.admit(real, route)
+            except psycopg.Error as error:
+                raise connection.translated(error) from error
+            statement = copytext.out_text(targets[0], copy.options)
+            copied_ = real.cursor().copy(statement, targets[0].params or None)
+            with connection.block(copied_) as stream:
+                yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
     (target,) = placed(route, context, shard_map)
@@ -46,8 +54,10 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
     workspace = context.named(shard_map)
     assert workspace is not None
     with nullcontext() if context.transaction else connection.transaction():
-        cursor = connection.real(target.server, target.shard).cursor()
+        real = connection.real(target.server, target.shard)
+        cursor = real.cursor()
         try:
+            connection.admit(real, route)
             generated = frozenset(
                 row[0] for row in cursor.execute(*generated_columns(copy, shard_map, target.shard))
             )

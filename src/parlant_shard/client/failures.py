@@ -19,6 +19,9 @@ from parlant_shard.router.route import Kind, Route, Unroutable
 FENCED = "PS002"
 """SQLSTATE of the fence: the workspace is being moved, or has been."""
 
+UNSIGNED = "PS003"
+"""SQLSTATE of a token that row-level security does not believe, or not any more."""
+
 _WORKSPACE_CHECK = "_workspace_check"
 
 # The server is going, gone or not yet there: the session is lost whatever the statement was.
@@ -99,6 +102,14 @@ def of_statement(
             f"{where}: the workspace does not live there, or is being moved: {said}",
             "PS641",
             f"nothing was changed; {again}: the shard map has been read again",
+        )
+    if state == UNSIGNED:
+        return _dual(
+            RoutingError,
+            error,
+            f"{where}: {said}",
+            "PS725",
+            f"nothing was changed; {error.diag.message_hint or 'look at isolation.key'}",
         )
     todo = error.diag.message_hint or _HINTS.get(state) or _BY_CLASS.get(state[:2])
     return _dual(

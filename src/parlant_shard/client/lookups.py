@@ -9,14 +9,24 @@ from uuid import UUID
 
 from psycopg import sql
 
+from parlant_shard import rls
 from parlant_shard.router.route import Lookup
 from parlant_shard.shardmap import ShardMap
 
 _ANY_SHARD = sql.SQL(" UNION ALL ")
 
 
-def probes(shard_map: ShardMap, lookup: Lookup) -> dict[str, sql.Composed]:
-    """One query per server, over its shards, with the parameter `value`."""
+def probes(shard_map: ShardMap, lookup: Lookup, *, walled: bool = False) -> dict[str, sql.Composed]:
+    """One query per server, over its shards, with the parameter `value`.
+
+    Behind row-level security (`walled`) nobody sees a row without its workspace: a function of the
+    server tells that alone.
+    """
+    if walled:
+        ask = sql.SQL("SELECT {}(%(value)s::pg_catalog.uuid)").format(
+            sql.Identifier("parlant_shard", rls.look_up_name(lookup.table, lookup.column))
+        )
+        return {about.server: ask for _, about in sorted(shard_map.shards.items())}
     found: dict[str, list[sql.Composable]] = {}
     for shard, about in sorted(shard_map.shards.items()):
         found.setdefault(about.server, []).append(

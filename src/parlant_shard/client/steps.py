@@ -63,6 +63,7 @@ class Context:
     pinned: bool = False  # to the server below: by a transaction that has begun, or a pipeline
     server: str | None = None
     shard: str | None = None
+    admitted: str | None = None  # whom row-level security lets this transaction see
 
     def named(self, shard_map: ShardMap) -> str | None:
         """The workspace as the map spells it: a uuid has many spellings."""
@@ -141,6 +142,7 @@ class Core:
 
     current: Callable[[], ShardMap]
     cache: LookupCache
+    walled: bool = False  # whether row-level security is on
     may_refresh: Throttle = field(default_factory=Throttle)
 
 
@@ -165,7 +167,7 @@ def routed(
     found = core.cache.get(lookup)
     how = "known from an earlier look-up"
     if found is None:
-        on = probes(shard_map, lookup)
+        on = probes(shard_map, lookup, walled=core.walled)
         rows = yield Ask(on, {"value": lookup.value})
         owners = sorted({str(row[0]) for row in rows})
         if len(owners) > 1:

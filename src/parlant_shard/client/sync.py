@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from parlant_shard.client.steps import (
     placed,
     routed,
 )
+from parlant_shard.client.wall import SET
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -262,6 +263,7 @@ class Connection(Bound):
         answers = []
         try:
             for text, params in work.groups:
+                self.admit(real, work.route)
                 cursor = self._cursor(real, work.route, None)
                 cursor.executemany(text, params, returning=returning)
                 answers.append(batch.collected_many(cursor, returning=returning))
@@ -315,8 +317,11 @@ class Connection(Bound):
         if context.transaction:
             self.check_savepoint(self._real is not None)
             assert self._real is not None
-            with self.block(self._real[1].transaction(savepoint_name, force_rollback)) as real:
-                yield real
+            try:
+                with self.block(self._real[1].transaction(savepoint_name, force_rollback)) as real:
+                    yield real
+            finally:
+                context.admitted = None  # perhaps rolled back with the savepoint
             return
         pinned = context.pinned  # by a pipeline around it
         open_: list[AbstractContextManager[psycopg.Transaction]] = []
@@ -327,7 +332,7 @@ class Connection(Bound):
             given.append(block.__enter__())
             open_.append(block)
 
-        context.transaction = True
+        context.transaction, context.admitted = True, None
         if not pinned:
             context.unpin()
         self._begin = begin
@@ -462,11 +467,25 @@ class Connection(Bound):
 
     def _sent(self, real: Real, target: RouteTarget, route: Route, call: Call) -> Answer:
         cursor = self._cursor(real, route, call.row_factory)
-        cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
+        admitted = self.router.wall.wanted(route, self.context)
+        apart = admitted is not None and self._pipeline is None
+        with real.pipeline() if apart else nullcontext():
+            if admitted is not None:
+                RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
+        if admitted is not None:
+            self.context.admitted = admitted
         if self._pipeline is not None:
             later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
         return batch.collected(cursor, cursor.fetchall() if batch.has_rows(cursor) else None)
+
+    def admit(self, real: Real, route: Route) -> None:
+        """Let a transaction see what a statement is about that no pipeline can carry."""
+        admitted = self.router.wall.wanted(route, self.context)
+        if admitted is not None:
+            RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
@@ -647,6 +666,7 @@ class ServerCursor(ServerDescribed):
             route = connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
             real = connection.real(target.server, target.shard)
+            self._do(lambda: connection.admit(real, route))
             kind: Any = RawServerCursor if route.numbered else psycopg.ServerCursor
             self._real = kind(real, self.name, **self._options)
             self._real.itersize = self.itersize

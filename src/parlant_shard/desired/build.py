@@ -22,6 +22,7 @@ from parlant_shard.desired.model import (
     Desired,
     Peer,
 )
+from parlant_shard.desired.wall import Wall
 from parlant_shard.shardmap import bucket
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
@@ -53,6 +54,7 @@ class _Builder(Leaves, Federation):
     ) -> None:
         self.base, self.topology, self.tenancy = base, topology, tenancy
         self.facts, self.live, self.peers = facts, live, peers
+        self.wall = Wall(topology, tenancy, facts, live)
         self.notices: list[str] = list(tenancy.notices)
         self.coordinator = topology.coordinator
         # One clock for all servers: partitions of two shards must not differ over midnight.
@@ -103,16 +105,17 @@ class _Builder(Leaves, Federation):
         if not is_coordinator and name in self.replicated:
             for function in self._reference_functions(tables):
                 functions[function.signature] = function
-        role = self.topology.isolation.role
+        functions |= {f.signature: f for f in self.wall.functions(base, shards)}
         catalog = Catalog(
-            extensions=base.extensions,
-            roles=frozenset() if role is None else frozenset({role}),
+            extensions=base.extensions | (self.wall.extensions(base, name) if shards else set()),
+            roles=self.wall.roles,
             enums=base.enums,
             functions=functions,
             tables=tables,
             managed=managed,
             internal_version=INTERNAL_VERSION,
             placements=frozenset(p for p in self.directory if p.shard in shards),
+            signing_keys=self.wall.signing_keys,
         )
         if is_coordinator:
             return self._federate(catalog, base)

@@ -61,13 +61,14 @@ class Federation(References):
                 for s in servers
             },
             user_mappings={
-                (fdw_name(s), self.facts[self.coordinator].user): UserMapping(
+                (fdw_name(s), role): UserMapping(
                     server=fdw_name(s),
-                    role=self.facts[self.coordinator].user,
+                    role=role,
                     user=self.peers[s].user,
                     password=self.peers[s].password,
                 )
                 for s in servers
+                for role in self.wall.mapped(self.facts[self.coordinator].user)
             },
             publications=self._publications(base),
             slots=frozenset(
@@ -81,7 +82,7 @@ class Federation(References):
 
     def _foreign_table(self, base: Catalog, logical: str, shard: str) -> Table:
         remote = self._shard_table(base, logical, shard, self.topology.shards[shard].server)
-        return Table(
+        table = Table(
             name=remote.name,
             kind=Relkind.FOREIGN,
             columns=tuple(
@@ -97,6 +98,7 @@ class Federation(References):
                 ),
             ),
         )
+        return self.wall.foreign_table(table)
 
     def _view(self, base: Catalog, logical: str) -> View:
         table = base.tables[logical]
@@ -109,9 +111,11 @@ class Federation(References):
             types=tuple(t for _, t in columns),
             sources=tuple(suffixed(logical, s) for s in self.topology.shards),
             security_invoker=True,
-            grants=tuple(
-                Grant(role=g.role, privilege="SELECT")
-                for g in table.grants
-                if g.privilege == "SELECT"
+            grants=self.wall.view_grants(
+                tuple(
+                    Grant(role=g.role, privilege="SELECT")
+                    for g in table.grants
+                    if g.privilege == "SELECT"
+                )
             ),
         )

@@ -88,7 +88,7 @@ class Leaves(ShardTables):
         identity = table.replica_identity
         if identity.startswith("i:"):
             identity = f"i:{leaf_item(name, logical, identity[2:])}"
-        return replace(
+        leaf = replace(
             parent,
             name=name,
             kind=Relkind.TABLE,
@@ -109,6 +109,7 @@ class Leaves(ShardTables):
             parent=parent.name,
             bound=bound,
         )
+        return self.wall.partition(leaf, table.grants)
 
     def _in_window(self, index: Index, bound: Bound | None) -> bool:
         assert index.window is not None

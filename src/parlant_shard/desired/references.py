@@ -108,6 +108,11 @@ class References(ShardTables):
         """A reference or host table; foreign keys into sharded tables cannot hold."""
         table = self._reference(base, logical)
         if table is not base.tables[logical]:
+            if self.wall.on:
+                self.notices.append(
+                    f'table "{logical}" was there before: its privileges and policies are its '
+                    "owner's business; the application's role needs SELECT on it"
+                )
             return table
         kept = []
         for fk in table.foreign_keys:
@@ -128,12 +133,15 @@ class References(ShardTables):
                     tail="FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.refuse_truncate()",
                 ),
             )
-        return replace(
+        found = replace(
             table,
             foreign_keys=tuple(kept),
             indexes=tuple(self._rolled(i) for i in table.indexes),
             triggers=triggers,
         )
+        if self.tenancy.kinds[logical] != "reference":
+            return found
+        return self.wall.reference_table(found, writable=True)
 
     def _replicates(self) -> bool:
         """Whether any other server has copies of reference tables."""
@@ -159,7 +167,7 @@ class References(ShardTables):
         """A copy that only the subscription writes: keys and rows, guards instead of triggers."""
         table = self._reference(base, logical)
         signature = self._cascade_signature(logical)
-        return replace(
+        found = replace(
             table,
             foreign_keys=(),  # enforced on the coordinator, whose order of changes is replayed
             indexes=tuple(self._rolled(i) for i in table.indexes),
@@ -190,6 +198,7 @@ class References(ShardTables):
                 ),
             ),
         )
+        return self.wall.reference_table(found, writable=False)
 
     def _cascade_signature(self, logical: str) -> str:
         return f"parlant_shard.{canonical.quote(suffixed('cascade', logical))}()"

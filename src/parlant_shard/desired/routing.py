@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 
 from parlant_shard.catalog import REFUSED, Catalog, Table
+from parlant_shard.desired.wall import searched
 from parlant_shard.errors import SchemaError
 from parlant_shard.names import suffixed
 from parlant_shard.shardmap import (
     MapColumn,
     MapLink,
+    MapSearch,
     MapShard,
     MapTable,
     Placer,
@@ -33,6 +35,15 @@ def shard_map(
     """
     _check_keys(topology, tenancy, desired)
     coordinator = desired[topology.coordinator]
+    searches: dict[str, tuple[MapSearch, ...]] = {}
+    for name, column, index in searched(topology, tenancy, base):
+        found = MapSearch(
+            index=index.index,
+            column=column,
+            expression=index.expression,
+            predicate=index.predicate,
+        )
+        searches[name] = (*searches.get(name, ()), found)
     tables = {}
     for name, kind in tenancy.kinds.items():
         # A reference or host table that was there before us may have other columns than the
@@ -47,6 +58,7 @@ def shard_map(
             constraints=tuple(sorted(k.name for k in table.keys)),
             links=_links(table, tenancy) if kind == "sharded" else (),
             partitioned=bool(options and options.partition),
+            searches=searches.get(name, ()),
         )
     return ShardMap(
         topology=topology.name,

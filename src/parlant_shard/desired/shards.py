@@ -24,6 +24,7 @@ from parlant_shard.desired.model import (
     Peer,
     check_name,
 )
+from parlant_shard.desired.wall import Wall
 from parlant_shard.names import suffixed
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Partition, Topology
@@ -41,6 +42,7 @@ class ShardTables:
     notices: list[str]
     coordinator: str
     now: datetime
+    wall: Wall
     replicated: set[str]  # servers whose shards have reference tables to refer to
     listed: Mapping[str, str]  # workspace → shard, as the topology lists them
     directory: frozenset[Placement]
@@ -65,14 +67,17 @@ class ShardTables:
             replace(k, name=suffixed(k.name, shard)) for k in self._extra_keys(base, logical)
         )
         indexes = tuple(
-            replace(self._rolled(i), name=suffixed(i.name, shard))
+            replace(
+                self._rolled(i if partition else self.wall.index(i, server)),
+                name=suffixed(i.name, shard),
+            )
             for i in self._indexes(table, partition)
             if not (partition and (i.unique or i.window))
         )
         identity = table.replica_identity
         if identity.startswith("i:"):
             identity = f"i:{suffixed(identity[2:], shard)}"
-        return replace(
+        found = replace(
             table,
             name=suffixed(logical, shard),
             kind=Relkind.PARTITIONED if partition else Relkind.TABLE,
@@ -107,6 +112,7 @@ class ShardTables:
             )
             for columns in self._referenced_keys(base, logical)
         )
+        return self.wall.shard_table(found, server)
 
     def _column(self, logical: str, column: Column) -> Column:
         if column.name == self.tenancy.key:

@@ -40,16 +40,36 @@ def _server(server: str, live: Catalog, desired: Catalog, context: Context) -> I
     for role in sorted(desired.roles - live.roles):
         yield c.CreateRole(server=server, name=role)
     yield from _enums(server, live, desired)
-    for signature, function in sorted(desired.functions.items()):
-        existing = live.functions.get(signature)
-        if existing is None or existing.definition != function.definition:
-            yield c.SetFunction(server=server, function=function, exists=existing is not None)
+    if live.signing_keys != desired.signing_keys:
+        yield c.SetSigningKeys(
+            server=server,
+            add=tuple(sorted(desired.signing_keys - live.signing_keys)),
+            delete=tuple(sorted(live.signing_keys - desired.signing_keys)),
+        )
+    yield from _functions(server, live, desired)
     on_tables = tuple(tables(server, live, desired, context.now))
     yield from on_tables
     yield from federation(server, live, desired)
     yield from views(server, live, desired, blocked_by_views(on_tables))
     yield from replication(server, live, desired, context)
     yield from placement(server, live, desired, context.coordinator)
+
+
+def _functions(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:
+    for signature, function in sorted(desired.functions.items()):
+        existing = live.functions.get(signature)
+        if existing != function:
+            may = (existing.executors if existing else None) or ()
+            yield c.SetFunction(
+                server=server,
+                function=function,
+                exists=existing is not None,
+                revoked=tuple(r for r in may if r and r not in (function.executors or ())),
+            )
+    for signature, function in sorted(live.functions.items()):
+        # Of the others nobody knows who calls them.
+        if function.executors is not None and signature not in desired.functions:
+            yield c.DropFunction(server=server, function=function)
 
 
 def _enums(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:

@@ -118,9 +118,11 @@ class _Steps(
                 c.CreateInternal()
                 | c.CreateExtension()
                 | c.CreateRole()
+                | c.SetSigningKeys()
                 | c.CreateEnum()
                 | c.AddEnumLabel()
                 | c.SetFunction()
+                | c.DropFunction()
             ):
                 yield from self._database(change)
             case c.CreateTable() | c.CreatePartition() | c.FinalizeDetach() | c.DropTable():
@@ -166,6 +168,7 @@ class _Steps(
                 | c.DropTrigger()
                 | c.SetPolicy()
                 | c.DropPolicy()
+                | c.SetWall()
                 | c.AddGrants()
                 | c.AlterTable()
             ):

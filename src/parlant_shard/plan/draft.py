@@ -27,6 +27,7 @@ class Target:
     key_type: str
     peers: Mapping[str, Peer]
     majors: Mapping[str, int]
+    analytics: str | None = None  # the role that reads all workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ class Properties(Builder):
         | c.DropTrigger
         | c.SetPolicy
         | c.DropPolicy
+        | c.SetWall
         | c.AddGrants
         | c.AlterTable,
     ) -> Iterator[Draft]:
@@ -69,6 +70,8 @@ class Properties(Builder):
                     ),
                     hazards=(Hazard.DROPS_OBJECT,),
                 )
+            case c.SetWall():
+                yield self._wall(change)
             case c.AddGrants(grants=grants):
                 yield self._on(
                     change,
@@ -79,6 +82,23 @@ class Properties(Builder):
                 )
             case c.AlterTable(aspect=aspect, live=live):
                 yield self._altered_table(change, aspect, live)
+
+    def _wall(self, change: c.SetWall) -> Draft:
+        table = change.table
+        sql: list[Composable] = [self.ddl.grant(table.name, g) for g in change.grants]
+        sql += [
+            SQL("DROP POLICY {} ON {}").format(Identifier(name), self.ddl.name(table.name))
+            for name in change.dropped
+        ]
+        sql += [self.ddl.policy(table.name, policy) for policy in change.policies]
+        live = change.live
+        if (live.row_security, live.force_row_security) != (
+            table.row_security,
+            table.force_row_security,
+        ):
+            sql += self.ddl.row_security(table)
+        what = "set" if table.row_security else "take away"
+        return self._on(change, f'{what} row-level security of "{table.name}"', *sql)
 
     def _drop_trigger(self, table: str, trigger: str) -> Composable:
         return SQL("DROP TRIGGER {} ON {}").format(Identifier(trigger), self.ddl.name(table))

@@ -9,12 +9,14 @@ from dataclasses import replace
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Relkind
-from parlant_shard.ddl import render
+from parlant_shard import signing
+from parlant_shard.catalog import Function, Relkind
+from parlant_shard.ddl import render, role, text
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.diff import GUARD
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Kind, Lock, Phase
+from parlant_shard.rls import WORKSPACE
 from parlant_shard.sqlfiles import queries
 
 
@@ -26,9 +28,11 @@ class Tables(Builder):
         change: c.CreateInternal
         | c.CreateExtension
         | c.CreateRole
+        | c.SetSigningKeys
         | c.CreateEnum
         | c.AddEnumLabel
-        | c.SetFunction,
+        | c.SetFunction
+        | c.DropFunction,
     ) -> Iterator[Draft]:
         is_coordinator = change.server == self.target.coordinator
         types = Phase.TYPES_COORDINATOR if is_coordinator else Phase.TYPES
@@ -70,7 +74,7 @@ class Tables(Builder):
                 yield Draft(
                     phase=Phase.ROLES,
                     server=change.server,
-                    title=f'create role "{name}" of the application',
+                    title=f'create role "{name}" {self._purpose(name)}',
                     sql=(render(SQL("DO {}").format(Literal(render(body)))),),
                 )
             case c.CreateEnum(enum=enum):
@@ -92,14 +96,87 @@ class Tables(Builder):
                     title=f'add label "{label}" to enum "{enum.name}"',
                     sql=(render(statement),),
                 )
+            case c.SetSigningKeys():
+                yield from self._signing_keys(change)
             case c.SetFunction(function=function, exists=exists):
+                over_tables = function.executors is not None and function.signature != WORKSPACE
                 yield Draft(
-                    phase=Phase.FUNCTIONS,
+                    # One that reads shard tables comes when they are there, before any goes.
+                    phase=Phase.VIEWS if over_tables else Phase.FUNCTIONS,
                     server=change.server,
                     title=f"{'replace' if exists else 'create'} function {function.signature}",
                     # A body may name what is created later, or with another search_path.
-                    sql=("SET LOCAL check_function_bodies = off", function.definition),
+                    sql=(
+                        "SET LOCAL check_function_bodies = off",
+                        function.definition,
+                        *self._executors(function, change.revoked),
+                    ),
                 )
+            case c.DropFunction(function=function):
+                yield Draft(
+                    phase=Phase.DROP_REST,
+                    server=change.server,
+                    title=f"drop function {function.signature}",
+                    sql=(f"DROP FUNCTION {function.signature}",),
+                )
+
+    def _purpose(self, role: str) -> str:
+        return "of analytics" if role == self.target.analytics else "of the application"
+
+    def _executors(self, function: Function, revoked: tuple[str, ...]) -> tuple[str, ...]:
+        """Who may call a function of ours, and name it: it stands in the schema parlant_shard."""
+        if function.executors is None:
+            return ()
+        on = SQL("ON FUNCTION ") + text(function.signature)
+        statements: list[Composable] = [
+            SQL("REVOKE ALL {} FROM {}").format(on, role(name)) for name in ("", *revoked)
+        ]
+        if function.executors:
+            names = SQL(", ").join(role(name) for name in function.executors)
+            statements += [
+                SQL("GRANT EXECUTE {} TO {}").format(on, names),
+                SQL("GRANT USAGE ON SCHEMA parlant_shard, {} TO {}").format(
+                    Identifier(self.target.namespace), names
+                ),
+            ]
+        return tuple(render(s) for s in statements)
+
+    def _signing_keys(self, change: c.SetSigningKeys) -> Iterator[Draft]:
+        for key in change.add:
+            yield Draft(
+                phase=Phase.ROLES,
+                server=change.server,
+                title=f'accept workspace tokens of the signing key "{key}"',
+                sql=(
+                    render(
+                        SQL(
+                            "INSERT INTO parlant_shard.signing_key (id, inner_pad, outer_pad) "
+                            "VALUES ({}, {}, {}) ON CONFLICT (id) DO UPDATE SET "
+                            "inner_pad = EXCLUDED.inner_pad, outer_pad = EXCLUDED.outer_pad"
+                        ).format(
+                            Literal(key),
+                            Literal(signing.mark(f"{key} inner")),
+                            Literal(signing.mark(f"{key} outer")),
+                        )
+                    ),
+                ),
+                lock=Lock.ROW_EXCLUSIVE,
+                secret=signing.mark(key),
+            )
+        for key in change.delete:
+            yield Draft(
+                phase=Phase.DROP_REST,
+                server=change.server,
+                title=f'accept no workspace tokens of the signing key "{key}" any more',
+                sql=(
+                    render(
+                        SQL("DELETE FROM parlant_shard.signing_key WHERE id = {}").format(
+                            Literal(key)
+                        )
+                    ),
+                ),
+                lock=Lock.ROW_EXCLUSIVE,
+            )
 
     def _whole_table(
         self, change: c.CreateTable | c.CreatePartition | c.FinalizeDetach | c.DropTable

@@ -27,6 +27,7 @@ from parlant_shard.router.model import (
 )
 from parlant_shard.router.parsing import Node
 from parlant_shard.router.scopes import common, find, needs_all, renamed
+from parlant_shard.router.search import Search, searches
 from parlant_shard.router.tenants import Tenants
 from parlant_shard.router.tokens import Tokens
 from parlant_shard.router.tree import (
@@ -91,6 +92,10 @@ class Analysis:
         self._statement(self.root_tag, self.root, _NO_NAMES, None)
         for node, scope, gain in self._later:
             self.tenants.learn(node, scope, gain)
+        self.searches: list[Search] = []
+        if any(r.spec.searches for r in self.refs):
+            conditions = [(node, scope) for node, scope, _ in self._later]
+            self.searches += searches(conditions, self.tenants, tokens)
         self._check_locks()
         self.refs.sort(key=lambda r: r.offset)
 

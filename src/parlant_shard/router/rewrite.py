@@ -15,9 +15,18 @@ from parlant_shard.router.model import Constant, Id, Param, Refusal, Term, Works
 from parlant_shard.router.placeholders import Style
 from parlant_shard.router.prove import Invariant, Unproven, prove
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget
-from parlant_shard.router.splice import KEY_CASTS, Hole, Physical, Predicate, Suffixed, Tenant
+from parlant_shard.router.splice import (
+    KEY_CASTS,
+    Hole,
+    Physical,
+    Predicate,
+    Searched,
+    Suffixed,
+    Tenant,
+    Turn,
+)
 from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
-from parlant_shard.shardmap import ShardMap
+from parlant_shard.shardmap import ShardMap, search_name
 
 _CACHED_TEXTS = 16_384
 _UNKNOWN = object()
@@ -596,12 +605,22 @@ class _Maker:
         parts: list[str] = []
         slots = not self.everyone and any(isinstance(p, Tenant | Predicate) for p in t.pieces)
         escape = slots and t.style is Style.NONE and not t.escaped
+        apart = self.shard is not None and not self.several
+        turn = Turn.BOTH
         for piece in t.pieces:
+            if isinstance(piece, Turn):
+                turn = piece
+                continue
+            if turn is (Turn.ORIGINAL if apart else Turn.SHARD):
+                continue
             match piece:
                 case str():
                     parts.append(piece.replace("%", "%%") if escape else piece)
                 case Physical(table):
                     parts.append(f"{quote(self.map.namespace)}.{quote(self._physical(table))}")
+                case Searched(index):
+                    name = quote(search_name(index, self.shard or ""))
+                    parts.append(f"parlant_shard.{name}")
                 case Suffixed(name):
                     parts.append(quote(suffixed(name, self.shard) if self.shard else name))
                 case Tenant():
@@ -681,6 +700,13 @@ class _Maker:
             own_functions=frozenset(self.map.functions),
             columns=self.map.column_names,
             several=self.several,
+            searches=frozenset(
+                search_name(by.index, self.shard)
+                for spec in tables.values()
+                for by in spec.searches
+            )
+            if self.shard is not None
+            else frozenset(),
         )
 
 

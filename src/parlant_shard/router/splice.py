@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from parlant_shard.canonical import quote
 from parlant_shard.router.analysis import Analysis
@@ -22,6 +23,7 @@ from parlant_shard.router.model import (
 )
 from parlant_shard.router.parsing import Node
 from parlant_shard.router.placeholders import Text
+from parlant_shard.router.search import Search
 from parlant_shard.router.tree import cast_to, leaves, table_offsets, term_of
 
 
@@ -54,6 +56,21 @@ class Suffixed:
 
 
 @dataclass(frozen=True, slots=True)
+class Searched:
+    """A slot for the function of one shard that searches with a full-text index."""
+
+    index: str
+
+
+class Turn(Enum):
+    """What follows is for some places only: the original, what stands for it on a shard, both."""
+
+    ORIGINAL = 1
+    SHARD = 2
+    BOTH = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Hole:
     """A placeholder of the user's: where its value comes from, and its text."""
 
@@ -69,7 +86,7 @@ class Span:
     end: int
 
 
-Piece = str | Physical | Tenant | Predicate | Suffixed | Hole
+Piece = str | Physical | Tenant | Predicate | Suffixed | Searched | Turn | Hole
 Inserted = Piece | Span
 
 
@@ -117,6 +134,8 @@ class Splicer:
         self.equal: list[Term] = []  # values that must be the workspace itself
 
     def make(self) -> list[Edit]:
+        for search in self.a.searches:
+            self.a.columns.names.add(search.by.column)
         for start, end in self.a.columns.schema_names:
             self._put(start, end)
         for ref in self.a.refs:
@@ -130,11 +149,40 @@ class Splicer:
         for _, name, (start, end) in self.a.constraints:
             self._put(start, end, Suffixed(name))
         self._stars()
+        for search in self.a.searches:
+            self._search(search)
         self._check_uses()
         return sorted(self.edits, key=lambda e: e.start)
 
     def _put(self, start: int, end: int, *pieces: Inserted) -> None:
         self.edits.append(Edit(start, end, pieces))
+
+    def _search(self, found: Search) -> None:
+        """On a shard, let a full-text index answer a condition; nowhere if something else is there.
+
+        What locks or changes rows checks the condition again, for rows that changed meanwhile.
+        """
+        start, end = found.span
+        if any(e.start < end and start < e.end for e in self.edits):
+            return
+        by = f"{quote(found.ref.name)}.{quote(found.by.column)} OPERATOR(pg_catalog.=) "
+        again: tuple[Inserted, ...] = ()
+        if self.a.writes or self.a.locks:
+            again = (" AND ", Span(start, end))
+        self._put(
+            start,
+            end,
+            Turn.ORIGINAL,
+            Span(start, end),
+            Turn.SHARD,
+            f"{by}ANY (ARRAY(SELECT ",
+            Searched(found.by.index),
+            "(",
+            Span(*found.query),
+            ")))",
+            *again,
+            Turn.BOTH,
+        )
 
     # --- references -------------------------------------------------------------------------------
 

@@ -118,4 +118,12 @@ CREATE TABLE parlant_shard.sample (
   PRIMARY KEY (topology, shard, logical, workspace_id, taken_at)
 );
 COMMENT ON TABLE parlant_shard.sample IS 'Sizes of shard tables, one a day, of the whole table and (estimated) of each workspace: what forecasts are made of.';
+CREATE TABLE parlant_shard.signing_key (
+  id text PRIMARY KEY,
+  inner_pad bytea NOT NULL,
+  outer_pad bytea NOT NULL,
+  added_at timestamptz NOT NULL DEFAULT now()
+);
+REVOKE ALL ON parlant_shard.signing_key FROM PUBLIC;
+COMMENT ON TABLE parlant_shard.signing_key IS 'What workspace tokens are checked with: the two blocks that HMAC-SHA256 makes of each key.';
 UPDATE parlant_shard.meta SET version = 3;

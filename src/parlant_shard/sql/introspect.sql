@@ -192,11 +192,21 @@ SELECT p.proname AS name,
        CASE WHEN n.nspname = 'parlant_shard' THEN 'parlant_shard.' ELSE '' END
          || pg_catalog.format('%%I(%%s)', p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid))
          AS signature,
-       pg_catalog.pg_get_functiondef(p.oid) AS definition
+       pg_catalog.pg_get_functiondef(p.oid) AS definition,
+       -- Of the functions of the wall: who may call them and name them, beside the owner.
+       CASE WHEN n.nspname = 'parlant_shard' AND p.proname !~ '^(refuse|cascade)_' THEN ARRAY(
+              SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END
+                FROM pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) x
+               WHERE x.grantee <> p.proowner
+                 AND (x.grantee = 0 OR (pg_catalog.has_schema_privilege(x.grantee, n.oid, 'USAGE')
+                      AND (SELECT pg_catalog.has_schema_privilege(x.grantee, o.oid, 'USAGE')
+                             FROM pg_catalog.pg_namespace o WHERE o.nspname = %(namespace)s)))
+               ORDER BY 1) END AS executors
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
        AND (n.nspname = %(namespace)s OR (n.nspname = 'parlant_shard'
-            AND (p.proname IN ('refuse_write', 'refuse_truncate') OR p.proname LIKE 'cascade\_%%')))
+            AND (p.proname IN ('refuse_write', 'refuse_truncate', 'workspace')
+                 OR p.proname ~ '^(cascade|workspace_of|match)_')))
  WHERE p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
@@ -276,6 +286,8 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'map') AS map,
        EXISTS (SELECT FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'retired') AS retired,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'signing_key') AS signing_key,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 
@@ -303,3 +315,22 @@ SELECT (SELECT version FROM parlant_shard.meta) AS version,
          WHERE d.topology = %(topology)s) AS directory,
        (SELECT pg_catalog.array_agg(ARRAY[s.shard, s.server]) FROM parlant_shard.shard s
          WHERE s.topology = %(topology)s) AS shards;
+
+-- name: signing_keys
+-- The keys that workspace tokens may be signed with, without the keys.
+SELECT k.id FROM parlant_shard.signing_key k;
+
+-- name: unsafe
+-- Why policies would not bind the role of the application; null where they do.
+SELECT r.rolname AS name,
+       CASE WHEN r.rolsuper THEN 'is a superuser'
+            WHEN r.rolbypassrls THEN 'has BYPASSRLS'
+            WHEN r.rolname = current_user THEN 'owns the tables'
+            WHEN pg_catalog.pg_has_role(r.oid, pg_catalog.to_regrole(pg_catalog.quote_ident(current_user)), 'MEMBER')
+              THEN 'is a member of the role that owns the tables'
+            WHEN a.oid IS NOT NULL AND pg_catalog.pg_has_role(r.oid, a.oid, 'MEMBER')
+              THEN 'is a member of the role of isolation.analytics'
+       END AS why
+  FROM pg_catalog.pg_roles r
+  LEFT JOIN pg_catalog.pg_roles a ON a.rolname = %(analytics)s
+ WHERE r.rolname = %(role)s;

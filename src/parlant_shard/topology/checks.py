@@ -15,7 +15,9 @@ from parlant_shard.topology.codes import Code
 from parlant_shard.topology.document import Path, Problem
 from parlant_shard.topology.model import (
     BUCKET_COUNT,
+    SIGNING_KEY_BYTES,
     IndexOptions,
+    Isolation,
     Partition,
     Rule,
     Server,
@@ -58,12 +60,47 @@ def check_file(topology: Topology) -> Iterator[Problem]:
         yield from _predicate(name, index)
     for number, rule in enumerate(topology.routing):
         yield from _rule(("routing", str(number)), rule)
-    if topology.isolation.signed and not topology.isolation.rls:
+    yield from _isolation(topology.isolation)
+
+
+def _isolation(isolation: Isolation) -> Iterator[Problem]:
+    if isolation.signed and not isolation.rls:
         yield Problem(
             code=Code.SIGNED,
             message="isolation.signed needs isolation.rls",
             hint="the policies check the signed token; write: isolation: {rls: true, signed: true}",
             path=("isolation", "signed"),
+        )
+    if isolation.rls and isolation.role is None:
+        yield Problem(
+            code=Code.RLS_ROLE,
+            message="isolation.rls needs isolation.role",
+            hint="the policies hold for the application's role alone; write: "
+            "isolation: {rls: true, role: parlant_app}",
+            path=("isolation", "rls"),
+        )
+    if isolation.analytics is not None and isolation.analytics == isolation.role:
+        yield Problem(
+            code=Code.CONTRADICTION,
+            message="isolation.analytics and isolation.role are the same role",
+            hint="the one reads all workspaces, the other never does; name two",
+            path=("isolation", "analytics"),
+        )
+    for name in ("key", "previous_key"):
+        key = getattr(isolation, name)
+        if key is not None and len(key.encode()) < SIGNING_KEY_BYTES:
+            yield Problem(
+                code=Code.SIGNING_KEY,
+                message=f"isolation.{name} is shorter than {SIGNING_KEY_BYTES} bytes",
+                hint="make one: openssl rand -hex 32",
+                path=("isolation", name),
+            )
+    if isolation.key is not None and isolation.key == isolation.previous_key:
+        yield Problem(
+            code=Code.SIGNING_KEY,
+            message="isolation.key and isolation.previous_key are the same",
+            hint="leave previous_key out, or give a new key",
+            path=("isolation", "previous_key"),
         )
 
 

@@ -28,7 +28,10 @@ class Code(StrEnum):
     DUPLICATE_KEY = "PS110", "a key is written twice in one mapping"
     VARIABLE_NOT_SET = "PS111", "a ${VARIABLE} is not set in the environment"
     VARIABLE_SYNTAX = "PS112", "a reference to a variable is not of the form ${NAME}"
-    SECRET_FILE = "PS113", "a file that holds a connection string cannot be read or is empty"
+    SECRET_FILE = (
+        "PS113",
+        "a file that holds a secret cannot be read or is empty",
+    )
     BAD_NAME = "PS114", "a name has characters that names of its kind cannot have, or is reserved"
     NAME_TOO_LONG = "PS115", "a name is longer than names of its kind may be"
     NO_ADDRESS = "PS116", "a server has neither dsn nor embedded"
@@ -64,6 +67,8 @@ class Code(StrEnum):
     CHOICE = "PS143", "a value is not one of those that its key knows"
     CONTRADICTION = "PS144", "two settings exclude or need each other"
     PREDICATE = "PS145", "the condition of a partial index is not an SQL expression"
+    RLS_ROLE = "PS720", "isolation.rls without isolation.role"
+    SIGNING_KEY = "PS721", "a signing key is missing, too short or given twice"
     NO_FOREIGN_KEY = "PS146", "path names a column without a foreign key"
     SIZE = "PS149", "a size is not a number with kB, MB, GB or TB"
 

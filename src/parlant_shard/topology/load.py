@@ -23,6 +23,7 @@ from parlant_shard.topology.model import Topology, line_of, scalar
 from parlant_shard.topology.preset import preset, presets, with_preset
 
 _SECRETS = ("dsn", "admin_dsn", "peer_dsn")
+_KEYS = ("key", "previous_key")  # of isolation
 # where each model sits in the file; "*" is any name or number
 _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Topology,
@@ -189,6 +190,9 @@ def _validated(found: Document, file: Path) -> tuple[Topology | None, list[Probl
 
 def _resolve_servers(data: dict[str, Any], base: Path, problems: list[Problem]) -> None:
     """Read `*_file` into its twin and make `embedded` absolute, in place."""
+    isolation = data.get("isolation")
+    if isinstance(isolation, dict):
+        _read_secrets(isolation, ("isolation",), base, problems, _KEYS)
     servers = data.get("servers")
     if not isinstance(servers, dict):
         return
@@ -227,18 +231,24 @@ def _absolute(base: Path, text: str) -> Path | None:
 
 
 def _read_secrets(
-    server: dict[str, Any], path: tuple[str, ...], base: Path, problems: list[Problem]
+    section: dict[str, Any],
+    path: tuple[str, ...],
+    base: Path,
+    problems: list[Problem],
+    keys: tuple[str, ...] = _SECRETS,
 ) -> None:
-    for key in _SECRETS:
-        named = server.get(f"{key}_file")
+    whose = f'server "{path[1]}"' if path[1:] else path[0]
+    what = "connection string" if keys is _SECRETS else "key"
+    for key in keys:
+        named = section.get(f"{key}_file")
         if not isinstance(named, str):
             continue
         inner = (*path, f"{key}_file")
-        if server.get(key) is not None:
+        if section.get(key) is not None:
             problems.append(
                 Problem(
-                    code=Code.TWO_ADDRESSES,
-                    message=f'server "{path[1]}" has {key} and {key}_file',
+                    code=Code.TWO_ADDRESSES if keys is _SECRETS else Code.SIGNING_KEY,
+                    message=f"{whose} has {key} and {key}_file",
                     hint="keep one of the two",
                     path=inner,
                 )
@@ -263,12 +273,12 @@ def _read_secrets(
                 Problem(
                     code=Code.SECRET_FILE,
                     message=f'{key}_file "{named}" is empty',
-                    hint="it holds the connection string and nothing else",
+                    hint=f"it holds the {what} and nothing else",
                     path=inner,
                 )
             )
             continue
-        server[key] = text
+        section[key] = text
 
 
 def _problem(error: Any, found: Document) -> Problem:
@@ -276,7 +286,7 @@ def _problem(error: Any, found: Document) -> Problem:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     kind, value, context = error["type"], error.get("input"), error.get("ctx") or {}
     name = path[-1] if path else ""
-    if name in _SECRETS and path not in found.lines:
+    if name in (*_SECRETS, *_KEYS) and path not in found.lines:
         path = (*path[:-1], f"{name}_file")
     code = BY_VALUE.get(kind)
     if code is not None:

@@ -513,12 +513,26 @@ class Rule(Section):
     max_lag: Duration | None = None
 
 
+# A key that can be guessed is none: tokens are seen by whoever can run SQL.
+SIGNING_KEY_BYTES = 32
+
+
 class Isolation(Section):
-    """The second wall: row-level security on the shards; signed means a token in the setting."""
+    """The second wall: row-level security on the shards; signed means a token in the setting.
+
+    `role` is the application's, `analytics` reads all workspaces. Tokens are signed with `key`;
+    those of `previous_key` are accepted as well, while it is being replaced. Both hold the text of
+    their `_file` twin where that is given.
+    """
 
     rls: StrictBool = False
     signed: StrictBool = False
     role: Annotated[Name, AfterValidator(_role)] | None = None
+    analytics: Annotated[Name, AfterValidator(_role)] | None = None
+    key: StrictStr | None = _secret()
+    key_file: StrictStr | None = None
+    previous_key: StrictStr | None = _secret()
+    previous_key_file: StrictStr | None = None
 
 
 def _version(value: object) -> object:
