@@ -100,6 +100,7 @@ class ShardTables:
             partition_by=partition.by if partition else None,
             epoch=partition.epoch if partition else None,
         )
+        return self.wall.shard_table(found, server)
 
     def _extra_keys(self, base: Catalog, logical: str) -> tuple[Key, ...]:
         """The keys that composite foreign keys of other tables need, named as the schema's are."""
@@ -112,7 +113,6 @@ class ShardTables:
             )
             for columns in self._referenced_keys(base, logical)
         )
-        return self.wall.shard_table(found, server)
 
     def _column(self, logical: str, column: Column) -> Column:
         if column.name == self.tenancy.key:
