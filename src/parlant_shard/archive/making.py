@@ -23,6 +23,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from parlant_shard import __version__, canonical, db
+from parlant_shard.allrows import every_row
 from parlant_shard.apply import Executor
 from parlant_shard.archive import parquet, stream
 from parlant_shard.archive.manifest import (
@@ -153,7 +154,7 @@ class _Making:
             nonlocal found
             if isinstance(found, _Draft):  # the connection was lost at its COMMIT
                 found.pending.abort()
-            settings(connection)
+            settings(connection, self.topology.namespace)
             connection.execute(SQL("LOCK TABLE {} IN SHARE MODE").format(self.table))
             self._check(connection)
             rows, checksum = tally(connection, self.ddl, self.table, self.names)
@@ -196,7 +197,7 @@ class _Making:
         copy = Identifier("pg_temp", CHECK_TABLE)
 
         def work(connection: db.Connection) -> None:
-            settings(connection)
+            settings(connection, self.topology.namespace)
             connection.execute(
                 SQL(
                     "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM ONLY {} LIMIT 0"
@@ -231,7 +232,7 @@ class _Making:
         """Step 4. Raises _Changed where the rows are not those of the archive."""
 
         def work(connection: db.Connection) -> None:
-            settings(connection)
+            settings(connection, self.topology.namespace)
             connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table))
             self._check(connection)
             found = tally(connection, self.ddl, self.table, self.names)
@@ -381,9 +382,10 @@ def tally(
     return row["rows"], row["checksum"]
 
 
-def settings(connection: db.Connection) -> None:
+def settings(connection: db.Connection, namespace: str) -> None:
     """For one transaction: what the text of values depends on, and no filter by a policy."""
     connection.execute(queries("archive")["settings"])
+    connection.execute(every_row(namespace))
 
 
 def _does_not_restore(manifest: Manifest) -> ArchiveError:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composed, Identifier
 
 from parlant_shard import db, planner
+from parlant_shard.allrows import every_row
 from parlant_shard.catalog import Facts
 from parlant_shard.ddlfile import Statement
 from parlant_shard.desired import Peer
@@ -166,7 +167,7 @@ def _read(topology: Topology, name: str, connection: db.Connection, pooling: Poo
             with connection.transaction():
                 connection.execute("SET TRANSACTION READ ONLY")
                 # What a policy hides must not be counted as absent.
-                connection.execute("SET LOCAL row_security = off")
+                connection.execute(every_row(topology.namespace))
                 values = params if isinstance(statement, str) else None
                 rows[query] = tuple(connection.execute(statement, values).fetchall())
         except psycopg.Error as error:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import changes as c
+from parlant_shard.allrows import every_row
 from parlant_shard.catalog import Table
 from parlant_shard.ddl import Ddl, names, render
 from parlant_shard.diff import GUARD
@@ -104,7 +105,7 @@ class Moving(Builder):
         parent, aside = change.table, Ddl(ASIDE)
         columns = names(x.name for x in parent.columns if not x.generated)
         source = self.ddl.name(change.default.name)
-        yield _ALL_ROWS
+        yield every_row(self.target.namespace, [change.default.name])
         for copy in (*change.partitions, change.remainder):
             yield aside.create_like(self.ddl.name(parent.name), copy)
             yield _comment(copy.name, f"{MARK}- {self._qualified(parent.name)}")
@@ -139,7 +140,7 @@ class Moving(Builder):
         parent, default = change.table, change.default
         copies = (*change.partitions, change.remainder)
         referenced = sorted({fk.ref_table for fk in parent.foreign_keys})
-        yield _ALL_ROWS
+        yield every_row(self.target.namespace, [default.name])
         # Nobody uses the copies, but for an autovacuum. Nobody waits for us yet.
         for copy in copies:
             yield _lock(Identifier(ASIDE, copy.name))
@@ -202,10 +203,6 @@ class Moving(Builder):
             "(SELECT count(*) || '/' || coalesce(pg_catalog.bit_xor("
             "pg_catalog.hashtidextended(ctid, xmin::text::bigint)), 0) FROM ONLY {})"
         ).format(self.ddl.name(table.name))
-
-
-# Policies must not hide rows from who copies them: an error is better than a loss.
-_ALL_ROWS = SQL("SET LOCAL row_security = off")
 
 
 def _do(body: Composable) -> Composable:

@@ -9,6 +9,7 @@ from datetime import datetime
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import changes as c
+from parlant_shard.allrows import every_row
 from parlant_shard.catalog import Relkind, Table
 from parlant_shard.ddl import names, render
 from parlant_shard.plan.draft import Builder, Draft
@@ -143,7 +144,7 @@ class Upkeep(Builder):
             change,
             f'archive detached partition "{change.table.name}" to "{change.target}", verify the '
             "archive, then drop the partition",
-            SQL("SET LOCAL row_security = off"),
+            every_row(self.target.namespace, [change.table.name]),
             SQL("LOCK TABLE {} IN SHARE MODE").format(table),
             tally,
             self.ddl.copy_out(change.table.name, columns),

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from parlant_shard import db, journal, mapstore
+from parlant_shard.allrows import every_row
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.shardmap import ShardMap, shard_of
 from parlant_shard.sqlfiles import queries
@@ -66,7 +67,7 @@ def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> H
 def sees_every_row(topology: Topology, server: str) -> Iterator[db.Connection]:
     """A session that row-level security makes fail, where it would hide rows."""
     with db.session(topology, server, doing="reading the workspace") as connection:
-        connection.execute("SET row_security = off")
+        connection.execute(every_row(topology.namespace, local=False))
         yield connection
 
 

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from parlant_shard import db, journal
+from parlant_shard.allrows import every_row
 from parlant_shard.apply import (
     PATIENCE,
     Listener,
@@ -328,7 +329,7 @@ class _Purge(Run):
         connection = super()._connection(server)
         if connection is not known:
             # A policy would hide rows, and hidden rows would stay: it must fail instead.
-            connection.execute("SET row_security = off")
+            connection.execute(every_row(self.topology.namespace, local=False))
         return connection
 
     # --- batches ---------------------------------------------------------------------------------

@@ -378,7 +378,7 @@ class _Restoring(Executor):
         """One transaction: the table with its rows, compared with the manifest, and its row."""
 
         def work(connection: db.Connection) -> None:
-            settings(connection)
+            settings(connection, self.topology.namespace)
             if self.row is not None and self.row.state == "restoring" and self.row.present:
                 # What a killed run loaded for another purpose. It was never visible.
                 connection.execute(SQL("DROP TABLE {}").format(self.table))

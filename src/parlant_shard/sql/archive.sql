@@ -9,15 +9,14 @@ SELECT c.oid::bigint AS relid, c.relispartition AS attached,
  WHERE c.oid = pg_catalog.to_regclass(%(table)s);
 
 -- name: settings
--- What the text of a value depends on, for one transaction; and that a policy is an error here, not a filter.
+-- What the text of a value depends on, for one transaction.
 SELECT pg_catalog.set_config('TimeZone', 'UTC', true),
        pg_catalog.set_config('DateStyle', 'ISO, YMD', true),
        pg_catalog.set_config('IntervalStyle', 'postgres', true),
        pg_catalog.set_config('extra_float_digits', '1', true),
        pg_catalog.set_config('bytea_output', 'hex', true),
        pg_catalog.set_config('lc_monetary', 'C', true),
-       pg_catalog.set_config('xmloption', 'content', true),
-       pg_catalog.set_config('row_security', 'off', true);
+       pg_catalog.set_config('xmloption', 'content', true);
 
 -- name: exists
 SELECT pg_catalog.to_regclass('parlant_shard.retired') IS NOT NULL AS found;
