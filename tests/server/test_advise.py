@@ -294,6 +294,15 @@ def test_partitions_and_shards_are_one_finding(world: World) -> None:
     assert "nothing declares it" in (found.declared or "")
     follow(world, found)
     assert of(look(world, what), Kind.PREFIX) == []
+    # What one partition alone has does no work for the others.
+    leaf = world.value(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'log_s1'::regclass "
+        "ORDER BY 1 LIMIT 1"
+    )
+    world.execute(
+        "CREATE INDEX by_body_s1 ON log_s1 (body)", f"CREATE INDEX alone ON {leaf} (body, at)"
+    )
+    assert of(look(world, what), Kind.PREFIX) == []
 
 
 # --- unused ---------------------------------------------------------------------------------------

@@ -12,7 +12,13 @@ from parlant_shard.diff import LEFTOVER
 from parlant_shard.observe import remedy
 from parlant_shard.observe.bloat import built_bytes
 from parlant_shard.observe.declared import Declaration, undeclared
-from parlant_shard.observe.figures import ForeignKeyFigures, IndexFigures, Observed, ServerFigures
+from parlant_shard.observe.figures import (
+    ForeignKeyFigures,
+    IndexFigures,
+    Observed,
+    ServerFigures,
+    unquoted,
+)
 from parlant_shard.observe.finding import Finding, Kind, ordered
 from parlant_shard.observe.fold import ShardIndex, ShardTable, shard_indexes, shard_tables
 from parlant_shard.observe.overlap import Covered, How, covered
@@ -336,7 +342,7 @@ class _State:
             f"({c} IS NOT NULL)" for c in columns
         }:
             return False
-        names = [_bare(c) for c in index.keys]
+        names = [unquoted(c) for c in index.keys]
         return any(wanted and set(names[: len(wanted)]) == wanted for wanted in (columns, bare))
 
     def missing(self) -> Iterator[Finding]:
@@ -508,10 +514,6 @@ def _together(
     for server, sql in statements:
         found[server] = (*found.get(server, ()), *sql)
     return tuple(found.items())
-
-
-def _bare(column: str) -> str:
-    return column[1:-1].replace('""', '"') if column.startswith('"') else column
 
 
 def _span(age: timedelta) -> str:

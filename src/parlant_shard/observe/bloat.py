@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil, floor
 
-from parlant_shard.canonical import quote
-from parlant_shard.observe.figures import IndexFigures
+from parlant_shard.observe.figures import IndexFigures, unquoted
 
 _PAGE_OVERHEAD = 24 + 16  # page header, btree's special space
 _LINE_POINTER = 4
@@ -32,8 +31,7 @@ def built_bytes(
     data, nullable = 0.0, False
     for i, (number, column) in enumerate(zip(index.numbers, index.columns, strict=True)):
         if number:
-            name = next((a for t, a in widths if t == table and quote(a) == column), None)
-            found = widths.get((table, name)) if name is not None else None
+            found = widths.get((table, unquoted(column)))
         else:
             found = widths.get((index.name, index.attributes[i]))
         if found is None:

@@ -223,6 +223,11 @@ def ratio(hit: int, read: int) -> float | None:
     return round(hit / (hit + read), 4) if hit + read else None
 
 
+def unquoted(column: str) -> str:
+    """The name of a column from the text of an index definition."""
+    return column[1:-1].replace('""', '"') if column.startswith('"') else column
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 _SHORTENED = re.compile(rf"^(.*)_([0-9a-f]{{{HASH_DIGITS}}})$", re.S)
