@@ -143,7 +143,7 @@ def settings_seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, s
     """Record, for every statement of a step, its kind, itself and the lock_timeout it runs with."""
     execute = psycopg.Connection.execute
     current, seen = threading.local(), []
-    step_of = running._Run._step
+    step_of = running.Run._step
 
     def stepping(run: Any, step: Any) -> None:
         current.run, current.step = run, step
@@ -169,7 +169,7 @@ def settings_seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, s
 
     with monkeypatch.context() as patch:
         patch.setattr(psycopg.Connection, "execute", recording)
-        patch.setattr(running._Run, "_step", stepping)
+        patch.setattr(running.Run, "_step", stepping)
         yield seen
 
 
