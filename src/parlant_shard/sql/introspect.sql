@@ -193,7 +193,7 @@ SELECT p.proname AS name,
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
        AND (n.nspname = %(namespace)s OR (n.nspname = 'parlant_shard'
-            AND (p.proname IN ('refuse_write', 'refuse_truncate') OR p.proname LIKE 'cascade\_%%')))
+            AND (p.proname IN ('refuse_write', 'refuse_truncate') OR p.proname LIKE 'cascade\_%%' OR p.proname LIKE 'row\_audit\_%%')))
  WHERE p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid

@@ -6,12 +6,15 @@ from parlant_shard.topology.codes import CODES, Code
 from parlant_shard.topology.interval import Interval, Unit
 from parlant_shard.topology.load import check_tables, load_topology, parse_topology
 from parlant_shard.topology.model import (
+    AUDIT_TABLE,
     BUCKET_COUNT,
+    Audit,
     IndexColumn,
     IndexOptions,
     Isolation,
     Partition,
     Replica,
+    RowAudit,
     Rule,
     SchemaSource,
     Server,
@@ -25,9 +28,11 @@ from parlant_shard.topology.schema import json_schema
 from parlant_shard.topology.starter import STARTER
 
 __all__ = [
+    "AUDIT_TABLE",
     "BUCKET_COUNT",
     "CODES",
     "STARTER",
+    "Audit",
     "Code",
     "IndexColumn",
     "IndexOptions",
@@ -37,6 +42,7 @@ __all__ = [
     "Preset",
     "PresetIndex",
     "Replica",
+    "RowAudit",
     "Rule",
     "SchemaSource",
     "Server",

@@ -34,6 +34,9 @@ from parlant_shard.topology.interval import Interval
 
 BUCKET_COUNT = 4096  # fixed for good: another number would move almost every workspace
 
+# What recorded changes of rows go to, one per shard: a table of ours that no schema declares.
+AUDIT_TABLE = "parlant_shard_audit"
+
 _RESERVED_SHARDS = frozenset({"global"})  # <table>_global is the federated view
 _RESERVED_NAMESPACES = frozenset({"information_schema", "parlant_shard"})
 _TIME_UNITS = ("hour", "day", "week", "month", "quarter", "year")
@@ -279,6 +282,17 @@ _BUCKET_ITEM = {
     ]
 }
 
+_ROW_AUDIT_SCHEMA = {
+    "anyOf": [
+        {"type": "boolean"},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"columns": {"type": "array", "items": {"type": "string"}}},
+        },
+    ]
+}
+
 Span = Annotated[
     Interval,
     PlainValidator(_interval),
@@ -381,6 +395,34 @@ class Partition(Section):
     grace: Annotated[Span, AfterValidator(_fixed)] = Interval(7, "day")
     default: StrictBool = False
 
+    @property
+    def reaches_back(self) -> bool:
+        """Whether rows older than the newest partition may come: all of the retention is made."""
+        return True
+
+
+class AuditPartition(Partition):
+    """How recorded changes of rows are cut: they are of now, so the past gets no partitions."""
+
+    by: Name = "at"
+    every: Annotated[Span, AfterValidator(_positive)] = Interval(1, "month")
+
+    @property
+    def reaches_back(self) -> bool:
+        return False
+
+
+class RowAudit(Section):
+    """Whose changes are recorded: of all rows, or only updates that change one of `columns`."""
+
+    columns: tuple[Name, ...] = ()
+
+
+def _row_audit(value: object) -> object:
+    if isinstance(value, bool):
+        return {} if value else None
+    return value
+
 
 class TableOptions(Section):
     """What differs from what is inferred; `path` is the foreign key that leads to the tenant."""
@@ -388,6 +430,9 @@ class TableOptions(Section):
     kind: Literal["sharded", "reference", "host"] | None = None
     partition: Partition | None = None
     path: Name | None = None
+    audit: Annotated[
+        RowAudit | None, BeforeValidator(_row_audit), WithJsonSchema(_ROW_AUDIT_SCHEMA)
+    ] = None
 
 
 class IndexColumn(Section):
@@ -465,6 +510,13 @@ class Isolation(Section):
     role: Annotated[Name, AfterValidator(_role)] | None = None
 
 
+class Audit(Section):
+    """How long recorded changes of rows stay (for ever by default), and where they go then."""
+
+    retention: Annotated[Span, AfterValidator(_positive)] | None = None
+    archive: StrictStr | None = None
+
+
 def _version(value: object) -> object:
     if type(value) is not int or value != 1:
         shown = f'"{value}"' if isinstance(value, str) else scalar(value)
@@ -491,6 +543,7 @@ class Topology(Section):
     indexes: dict[Name, IndexOptions] = Field(default_factory=dict)
     routing: tuple[Rule, ...] = ()
     isolation: Isolation = Isolation()
+    audit: Audit = Audit()
     lookup: Literal["context", "trusted"] = "context"
     map_max_stale: Duration = Interval(10, "minute")
 
@@ -523,6 +576,13 @@ class Topology(Section):
     def uses_buckets(self) -> bool:
         """Whether every workspace is known, because buckets catch those that are not listed."""
         return any(shard.buckets for shard in self.shards.values())
+
+    def partition_of(self, logical: str) -> Partition | None:
+        """Return how a table is cut by time: one of `tables`, or that of recorded changes."""
+        if logical == AUDIT_TABLE:
+            return AuditPartition(retention=self.audit.retention, archive=self.audit.archive)
+        options = self.tables.get(logical)
+        return options.partition if options else None
 
     def resolve(self, path: str | Path) -> Path:
         """Return a path of the file as an absolute one."""
