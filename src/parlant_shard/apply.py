@@ -41,6 +41,7 @@ from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
 from parlant_shard.planner import State, map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
+from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
 # Seconds. How long one step is tried against locks of others before the run gives up (it resumes).
@@ -438,6 +439,8 @@ class Executor:
                         "pg_catalog.set_config('statement_timeout', %s, true)",
                         [str(timeout), str(step.statement_timeout_ms)],
                     )
+                    if step.secret is not None:
+                        connection.execute(queries("secrets")["keep_out_of_logs"])
                     if attempt > 4 and attempt % 3 == 0:
                         connection.execute(_YIELDS, [timeout])
                     for statement in statements:

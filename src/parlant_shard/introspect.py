@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import db
 from parlant_shard.catalog import (
+    SUBSCRIPTION_PEER,
     Bound,
     Catalog,
     Check,
@@ -110,7 +111,14 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         in_recovery=row["in_recovery"],
         read_only=row["read_only"],
         identity=row["identity"],
+        sslmode=_sslmode(connection),
     )
+
+
+def _sslmode(connection: db.Connection) -> str | None:
+    """Of the dsn, a service file or the environment; None where it is libpq's default."""
+    said = next((o.val for o in connection.pgconn.info if o.keyword == b"sslmode"), None)
+    return None if said in {None, b"", b"prefer"} else said.decode()
 
 
 def introspect(connection: db.Connection, *, namespace: str, topology: str = "") -> Catalog:
@@ -465,9 +473,7 @@ def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
             enabled=row["enabled"],
             peer=None
             if peer is None
-            else tuple(
-                (k, str(peer[k])) for k in ("host", "port", "dbname", "user") if peer.get(k)
-            ),
+            else tuple((k, str(peer[k])) for k in SUBSCRIPTION_PEER if peer.get(k)),
             password=None if peer is None else cast("str | None", peer.get("password")),
             synced=row["synced"],
         )
