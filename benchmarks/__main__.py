@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.audit import row_audit
 from benchmarks.cluster import fresh, servers, topology
 from benchmarks.router import routed_queries, routing
 from benchmarks.upkeep import upkeep_with_others
@@ -245,7 +246,7 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries, upkeep_with_others),
+        *(routing, routed_queries, upkeep_with_others, row_audit),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

@@ -7,6 +7,7 @@ says, writes, starts or leaves in a server's log is searched for it.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from protocol import layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from parlant_shard import cli, db
+from parlant_shard.sqlfiles import queries
 from servers import Cluster, Clusters
 
 pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, logical=True)]
@@ -268,3 +270,31 @@ def test_tls_settings_reach_the_peers(
     assert row is not None
     assert "sslmode=allow" in row[0]
     assert bench.run("plan", "FILE", "--detailed-exitcode", file=file) == 0
+
+
+def test_a_role_that_may_not_set_them_is_let_in_by_the_page(
+    bench: Bench, clusters: Clusters
+) -> None:
+    """Nothing is set without the right to; the page's GRANT is enough."""
+    page = (Path(__file__).parents[2] / "docs" / "secrets.md").read_text(encoding="utf-8")
+    grant = re.findall(r"^```sql\n(.*?);\n```", page, re.MULTILINE | re.DOTALL)[0]
+    plain = f"{bench.role}_plain"
+    settings = "log_statement", "log_min_error_statement", "log_min_duration_statement"
+    with clusters.get(0).connect() as connection:
+        connection.execute(f"CREATE ROLE {plain}")
+        try:
+            found = []
+            for allowed in (False, True):
+                if allowed:
+                    connection.execute(grant.replace("parlant_owner", plain).encode())
+                with connection.transaction():
+                    connection.execute(f"SET LOCAL SESSION AUTHORIZATION {plain}")
+                    rows = connection.execute(queries("secrets")["keep_out_of_logs"]).fetchall()
+                    found.append(len(rows))
+                    values = [connection.execute(f"SHOW {s}").fetchone() for s in settings]
+                connection.execute("RESET SESSION AUTHORIZATION")
+            assert found == [0, 6]
+            assert values == [("none",), ("panic",), ("-1",)]
+        finally:
+            connection.execute(f"DROP OWNED BY {plain}")
+            connection.execute(f"DROP ROLE {plain}")
