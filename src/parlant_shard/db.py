@@ -33,6 +33,9 @@ SESSION = {
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
+    # Whatever the role or the database says: a trigger of the audit trail reads what the writer
+    # before it committed while it waited for its lock.
+    "default_transaction_isolation": "read committed",
     "lock_timeout": "1s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",

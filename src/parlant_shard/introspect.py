@@ -499,7 +499,8 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
     if schema["ours"] == len(_TABLES):
         row = _one(connection, "internal_rows", topology=topology)
     lacks = row is None or any(
-        row["version"] >= since and not schema[name] for since, name in ((2, "map"), (3, "retired"))
+        row["version"] >= since and not schema[name]
+        for since, name in ((2, "map"), (3, "retired"), (3, "audit"))
     )
     if row is None or lacks:
         raise ServerError(

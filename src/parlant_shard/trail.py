@@ -35,9 +35,6 @@ from parlant_shard.errors import (
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
-# Two writers that read the same last row: the primary key lets one of them in, the other tries
-# again. It happens under REPEATABLE READ only, where the trigger's lock comes after the snapshot.
-_ATTEMPTS = 5
 # Seconds. The trail of a command that is over must not hold it up.
 _CONNECT_TIMEOUT = 3
 # The trail is not there: never applied, or by an older release.
@@ -126,17 +123,12 @@ def record(
         "os_user": user,
         "os_host": host,
     }
-    for attempt in range(_ATTEMPTS):
-        try:
-            connection.execute(queries("trail")["record"], row)
-        except psycopg.errors.UniqueViolation as error:
-            if attempt + 1 == _ATTEMPTS:
-                return _notice(error)
-        except psycopg.Error as error:
-            silent = _MISSING | _MAY_NOT if reader else _MISSING
-            return None if error.sqlstate in silent else _notice(error)
-        else:
-            break
+    try:
+        # One statement: another thread may be using the session between two of ours.
+        connection.execute(queries("trail")["record"], row)
+    except psycopg.Error as error:
+        silent = _MISSING | _MAY_NOT if reader else _MISSING
+        return None if error.sqlstate in silent else _notice(error)
     return None
 
 

@@ -189,6 +189,10 @@ def test_no_command_tells(bench: Bench, clusters: Clusters, options: tuple[str, 
                 "SELECT query FROM pg_stat_activity"
             ).fetchall()
             assert len(shown) > 10
+            added = connection.execute(
+                "SELECT objects FROM parlant_shard.audit WHERE command = 'workspace add'"
+            ).fetchall()
+            assert added == [(["fresh"],)]
             assert MARK not in str(shown)
     assert processes == []
     files = [f for f in bench.directory.rglob("*") if f.is_file() and f.name != "topology.yaml"]

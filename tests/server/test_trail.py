@@ -19,7 +19,7 @@ from parlant_shard import apply as running
 from parlant_shard import db, trail
 from parlant_shard.apply import apply
 from parlant_shard.cli import run
-from parlant_shard.errors import ApplyFailed, HazardNotAllowed, Locked
+from parlant_shard.errors import ApplyFailed, HazardNotAllowed, Locked, ServerError
 from servers import Clusters
 
 pytestmark = pytest.mark.matrix
@@ -229,19 +229,29 @@ def test_an_owner_who_drops_the_triggers_is_seen(
     assert "PS750" in said.err
 
 
+def test_a_trail_that_was_dropped_is_missed(world: World) -> None:
+    world.apply(WHAT)
+    world.execute("DROP TABLE parlant_shard.audit")
+    with pytest.raises(ServerError) as found:
+        world.plan(WHAT)
+    assert found.value.code == "PS414"
+
+
 def test_writers_at_once_make_one_chain(world: World) -> None:
     world.apply(WHAT)
     problems: list[str | None] = []
 
     def write(isolation: str) -> None:
-        with db.connect(world.dsn("core"), server="core") as connection:
-            connection.execute(f"SET default_transaction_isolation = '{isolation}'")
+        # What a role may be set to.
+        options = "-c default_transaction_isolation=" + isolation.replace(" ", "\\ ")
+        dsn = make_conninfo(world.dsn("core"), options=options)
+        with db.connect(dsn, server="core") as connection:
             for number in range(20):
                 problems.append(trail.record(connection, "t", "verify", [str(number)], "done"))
 
     threads = [
         threading.Thread(target=write, args=(isolation,))
-        for isolation in ("read committed", "read committed", "read committed")
+        for isolation in ("read committed", "serializable", "repeatable read")
     ]
     for thread in threads:
         thread.start()

@@ -273,6 +273,8 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'map') AS map,
        EXISTS (SELECT FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'retired') AS retired,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'audit') AS audit,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 
