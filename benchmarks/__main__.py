@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.archive import archiving
+from benchmarks.audit import row_audit
 from benchmarks.cluster import fresh, servers, topology
 from benchmarks.rls import row_level_security
 from benchmarks.router import routed_queries, routing
@@ -247,7 +248,7 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries, upkeep_with_others, archiving, row_level_security),
+        *(routing, routed_queries, upkeep_with_others, archiving, row_level_security, row_audit),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

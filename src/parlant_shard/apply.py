@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import canonical, db, journal, mapstore, signing
+from parlant_shard import canonical, db, journal, mapstore, signing, trail
 from parlant_shard.desired import Peer
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import (
@@ -42,6 +42,7 @@ from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Phase, Plan, Step, secret_mark
 from parlant_shard.planner import map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
+from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
 # Seconds. How long one step is tried against locks of others before the run gives up (it resumes).
@@ -147,18 +148,26 @@ def apply(
     confirm: Callable[[Plan], bool] = lambda _plan: True,
     listener: Listener = quiet,
     command: str = "apply",
+    objects: Sequence[str] = (),
 ) -> Outcome:
     """Plan (or check a saved plan) and execute under the topology's lock.
+
+    `command` and `objects` are what the run history and the audit trail call it.
 
     Raises Locked, StalePlan, HazardNotAllowed before anything changed, and ApplyFailed after work
     began. `confirm` sees the plan and may say no: then nothing happens.
     """
     began = time.monotonic()
-    with run_lock(topology) as lock:
+    with (
+        trail.recorded(topology, command, tell=lambda text: listener("note", None, text)) as entry,
+        run_lock(topology) as lock,
+    ):
         clear_dead_sessions(topology, listener)
         state = read_state(topology)
         plan = plan_of(state)
-        resumed = _close_dead_runs(lock, topology)
+        entry.objects = objects or sorted({s.server for s in plan.steps})
+        entry.detail |= {"steps": len(plan.steps), "topology_sha256": topology.sha256}
+        resumed = _close_dead_runs(lock, topology, listener)
         if saved is not None:
             plan = _checked(saved, plan, lock, topology)
         check_hazards(plan, allow)
@@ -168,6 +177,7 @@ def apply(
             _store_map(lock, topology, shard_map)
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
         if not confirm(plan):
+            entry.result = trail.Result.REFUSED
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
         run = _Apply(
             topology,
@@ -179,6 +189,7 @@ def apply(
             peers=state.peers,
             shard_map=shard_map,
         )
+        entry.run_id = run.run_id
         run_id = run.execute()
         return Outcome(
             run_id=run_id,
@@ -199,11 +210,12 @@ def _store_map(lock: db.Connection, topology: Topology, shard_map: ShardMap) -> 
         raise db.wrap(error, server=topology.coordinator, doing="storing the shard map") from error
 
 
-def _close_dead_runs(lock: db.Connection, topology: Topology) -> bool:
+def _close_dead_runs(lock: db.Connection, topology: Topology, listener: Listener) -> bool:
     if not journal.exists(lock):
         return False
     last = journal.last(lock, topology.name)
-    journal.interrupt_others(lock, topology.name)
+    dead = journal.interrupt_others(lock, topology.name)
+    trail.record_dead(lock, topology.name, dead, lambda text: listener("note", None, text))
     return last is not None and last.state != "done"
 
 
@@ -295,11 +307,12 @@ class Executor:
         run_id: UUID,
         listener: Listener,
         *,
+        command: str,
         application: str,
         peers: Mapping[str, Peer],
     ) -> None:
         self.topology, self.run_id, self.listener = topology, run_id, listener
-        self.application, self.peers = application, peers
+        self.command, self.application, self.peers = command, application, peers
         self.connections: dict[str, db.Connection] = {}
         self.stop = threading.Event()
         # Seconds that a CONCURRENTLY statement may wait for one transaction; None for ever.
@@ -308,6 +321,10 @@ class Executor:
 
     def _check_lock(self) -> None:
         """Raise where the run lost its lock: another may have taken over."""
+        raise NotImplementedError
+
+    def _trail(self) -> db.Connection | None:
+        """A session on the coordinator that rows of the audit trail can be written on."""
         raise NotImplementedError
 
     def _patience(self) -> float:
@@ -342,6 +359,42 @@ class Executor:
         return connection
 
     def _step(self, step: Step) -> None:
+        if not takes_away(step):
+            self._execute(step)
+            return
+        objects = re.findall(r'"([^"]+)"', step.title)
+        detail: dict[str, Any] = {"step": step.id, "server": step.server, "title": step.title}
+        if step.shard:
+            detail["shard"] = step.shard
+        with suppress(psycopg.Error, ShardError):  # what is wrong there the step itself finds
+            rows = trail.estimates(self._connection(step.server), self.topology.namespace, objects)
+            detail |= {"rows_estimated": rows} if rows else {}
+        self._record(objects, trail.Result.BEGUN, detail)
+        try:
+            self._execute(step)
+        except BaseException as error:
+            code = {"code": error.code} if isinstance(error, ShardError) else {}
+            self._record(objects, trail.Result.FAILED, {**detail, **code})
+            raise
+        self._record(objects, trail.Result.DONE, detail)
+
+    def _record(self, objects: Sequence[str], result: trail.Result, detail: Any) -> None:
+        connection = self._trail()
+        notice: str | None = "the audit trail was not written: the coordinator is not connected"
+        if connection is not None:
+            notice = trail.record(
+                connection,
+                self.topology.name,
+                self.command,
+                objects,
+                result,
+                detail,
+                run_id=self.run_id,
+            )
+        if notice:
+            self.listener("note", None, notice)
+
+    def _execute(self, step: Step) -> None:
         began = time.monotonic()
         try:
             self._check_lock()
@@ -435,6 +488,8 @@ class Executor:
                         "pg_catalog.set_config('statement_timeout', %s, true)",
                         [str(timeout), str(step.statement_timeout_ms)],
                     )
+                    if step.secret is not None:
+                        connection.execute(queries("secrets")["keep_out_of_logs"])
                     if attempt > 4 and attempt % 3 == 0:
                         connection.execute(_YIELDS, [timeout])
                     work(connection)
@@ -642,10 +697,11 @@ class Run(Executor):
             topology,
             uuid4(),
             listener,
+            command=command,
             application=application_name(topology),
             peers=peers,
         )
-        self.plan, self.lock, self.command = plan, lock, command
+        self.plan, self.lock = plan, lock
         self.fingerprint = fingerprint
         self.started = False
 
@@ -719,6 +775,9 @@ class Run(Executor):
                 )
             raise failed[0]
 
+    def _trail(self) -> db.Connection | None:
+        return self.lock
+
     def _lane(self, steps: Sequence[Step]) -> None:
         for step in steps:
             if self.stop.is_set():
@@ -755,6 +814,13 @@ class _Apply(Run):
         super()._work()
         self._check_lock()
         _store_map(self.lock, self.topology, self.shard_map)
+
+
+def takes_away(step: Step) -> bool:
+    """Whether the audit trail gets rows for this very step: it drops, deletes or detaches."""
+    return bool(NEEDS_ALLOW.intersection(step.hazards)) or any(
+        " DETACH PARTITION " in statement for statement in step.sql
+    )
 
 
 def _sql(statement: str) -> SQL:

@@ -110,9 +110,14 @@ def bucket_check(
     return f"CHECK ({owned})"
 
 
-def trigger_function(signature: str, body: str) -> str:
-    """A plpgsql trigger function as `pg_get_functiondef` writes it."""
+def trigger_function(signature: str, body: str, *, definer: bool = False) -> str:
+    """A plpgsql trigger function as `pg_get_functiondef` writes it.
+
+    A `definer` acts with its owner's rights, and finds nothing but what is in pg_catalog.
+    """
+    as_owner = " SECURITY DEFINER\n SET search_path TO 'pg_catalog', 'pg_temp'\n"
     return (
         f"CREATE OR REPLACE FUNCTION {signature}\n RETURNS trigger\n LANGUAGE plpgsql\n"
+        f"{as_owner if definer else ''}"
         f"AS $function${body}$function$\n"
     )

@@ -264,6 +264,24 @@ class Publication:
     tables: tuple[tuple[str, tuple[str, ...]], ...]
 
 
+# What of a subscription's connection string says whom it reads from, and how safely.
+SUBSCRIPTION_PEER = (
+    "host",
+    "port",
+    "dbname",
+    "user",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslcrl",
+    "sslcrldir",
+    "channel_binding",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """A subscription of ours; `tables` are those whose relation state exists already."""
@@ -273,7 +291,7 @@ class Subscription:
     publication: str
     tables: tuple[str, ...] = ()
     enabled: bool = True
-    # The host, port, database and user it reads from, sorted; None where the role may not read it.
+    # Where it reads from, and how (SUBSCRIPTION_PEER); None where the role may not read it.
     peer: tuple[tuple[str, str], ...] | None = field(default=None, compare=False)
     password: str | None = field(default=None, repr=False, compare=False)
     synced: bool = field(default=True, compare=False)
@@ -377,6 +395,7 @@ class Facts:
     read_only: bool = False
     identity: str = ""  # of this very database, whatever address led to it
     unsafe: Mapping[str, str] = field(default_factory=dict)  # role of the wall → why it is none
+    sslmode: str | None = None  # what our own connection asks for, wherever that is said
 
     @property
     def major(self) -> int:

@@ -33,7 +33,8 @@ SESSION = {
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
-    # A snapshot from before a lock was granted would miss what was written until then.
+    # Whatever the role or the database says: a snapshot from before a lock was granted would miss
+    # what was written until then.
     "default_transaction_isolation": "read committed",
     "lock_timeout": "1s",
     "statement_timeout": "60s",

@@ -80,8 +80,8 @@ def cuts(
     for row in rows:
         tables.setdefault(row["parent"], []).append(row)
     for table, members in tables.items():
-        options = topology.tables.get(members[0]["logical"])
-        if options is None or options.partition is None:
+        partition = topology.partition_of(members[0]["logical"])
+        if partition is None:
             continue
         bounds = [(m["bound"], m["partition"]) for m in members if m["bound"] is not None]
         default = next((name for b, name in bounds if b.default), None)
@@ -92,7 +92,7 @@ def cuts(
             table=table,
             partitions=len(bounds),
             horizon=horizon(
-                options.partition,
+                partition,
                 [(b.lower, b.upper) for b, _ in bounds if not b.default],
                 now,
                 has_default=default is not None,

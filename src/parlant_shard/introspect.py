@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import control, db
 from parlant_shard.catalog import (
+    SUBSCRIPTION_PEER,
     Bound,
     Catalog,
     Check,
@@ -112,6 +113,7 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         in_recovery=row["in_recovery"],
         read_only=row["read_only"],
         identity=row["identity"],
+        sslmode=_sslmode(connection),
     )
 
 
@@ -119,6 +121,12 @@ def unsafe_roles(connection: db.Connection, isolation: Isolation) -> dict[str, s
     """Why the role of the application is none that policies bind; empty where it is."""
     rows = _all(connection, "unsafe", role=isolation.role, analytics=isolation.analytics)
     return {r["name"]: r["why"] for r in rows if r["why"] is not None}
+
+
+def _sslmode(connection: db.Connection) -> str | None:
+    """Of the dsn, a service file or the environment; None where it is libpq's default."""
+    said = next((o.val for o in connection.pgconn.info if o.keyword == b"sslmode"), None)
+    return None if said in {None, b"", b"prefer"} else said.decode()
 
 
 def introspect(
@@ -490,9 +498,7 @@ def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
             enabled=row["enabled"],
             peer=None
             if peer is None
-            else tuple(
-                (k, str(peer[k])) for k in ("host", "port", "dbname", "user") if peer.get(k)
-            ),
+            else tuple((k, str(peer[k])) for k in SUBSCRIPTION_PEER if peer.get(k)),
             password=None if peer is None else cast("str | None", peer.get("password")),
             synced=row["synced"],
         )
@@ -519,7 +525,7 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
         row = _one(connection, "internal_rows", topology=topology)
     lacks = row is None or any(
         row["version"] >= since and not schema[name]
-        for since, name in ((2, "map"), (3, "retired"), (3, "signing_key"))
+        for since, name in ((2, "map"), (3, "retired"), (3, "signing_key"), (3, "audit"))
     )
     if row is None or lacks:
         raise ServerError(

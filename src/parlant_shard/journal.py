@@ -80,9 +80,15 @@ def finish(connection: Connection, run_id: UUID, state: str, detail: str | None 
     )
 
 
-def interrupt_others(connection: Connection, topology: str) -> None:
-    """Mark runs as interrupted that still say running. Only the holder of the lock may."""
-    connection.execute(queries("journal")["interrupt_others"], {"topology": topology})
+def interrupt_others(connection: Connection, topology: str) -> list[tuple[UUID, str]]:
+    """Mark runs as interrupted that still say running; return their ids and commands.
+
+    Only the holder of the lock may.
+    """
+    rows = connection.execute(
+        queries("journal")["interrupt_others"], {"topology": topology}
+    ).fetchall()
+    return [(row["run_id"], row["command"]) for row in rows]
 
 
 def record(

@@ -166,6 +166,8 @@ def peer(topology: Topology, name: str, about: Facts) -> Peer:
     else:
         given = {k: str(v) for k, v in conninfo_to_dict(db.conninfo(topology, name)).items()}
         own = {"host": about.host, "port": about.port, "dbname": about.database}
+        if about.sslmode is not None:  # of a service file or the environment: not weaker for peers
+            own["sslmode"] = about.sslmode
     options = {k: v for k, v in {**own, **given}.items() if k in PEER_OPTIONS and v}
     return Peer(
         options=tuple(sorted(options.items())),

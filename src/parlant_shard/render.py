@@ -114,11 +114,38 @@ def status_text(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def history_text(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Every run, newest first."""
+def history_text(past: Mapping[str, Any]) -> str:
+    """The runs and the audit trail, newest first, and whether its chain holds."""
     header = ["started", "finished", "command", "state", "steps", "actor"]
     keys = ["started_at", "finished_at", *header[2:]]
-    return table(header, [[r[key] for key in keys] for r in runs])
+    parts = [
+        table(header, [[r[key] for key in keys] for r in past["runs"]])
+        if past["runs"]
+        else "no run is recorded"
+    ]
+    if past["audit"]:
+        header = ["row", "at", "command", "result", "objects", "who", "from"]
+        parts.append(table(header, [_audit_cells(row) for row in past["audit"]]))
+        chain = past["trail"]
+        state = "its chain holds" if chain["ok"] else f"BROKEN at row {chain['broken_at']}"
+        parts.append(f"audit trail: {chain['rows']} rows, {state}, head {chain['head'][:16]}")
+    return "\n\n".join(parts)
+
+
+def _audit_cells(row: Mapping[str, Any]) -> list[object]:
+    names = ", ".join(row["objects"][:3])
+    if len(row["objects"]) > 3:
+        names += f" and {len(row['objects']) - 3} more"
+    where = row["client_address"] or "local socket"
+    return [
+        row["id"],
+        row["at"],
+        row["command"],
+        row["result"],
+        names,
+        f"{row['actor']} ({row['os_user'] or '?'})",
+        f"{where} ({row['os_host']})",
+    ]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from parlant_shard import db, journal
+from parlant_shard import db, journal, trail
 from parlant_shard.apply import lock_is_free
 from parlant_shard.db import Connection
 from parlant_shard.errors import CannotConnect, ShardError
@@ -148,12 +148,25 @@ def run_json(run: journal.Run) -> dict[str, Any]:
     }
 
 
-def history(topology: Topology) -> list[dict[str, Any]]:
-    """Every recorded run, newest first."""
+def history(topology: Topology) -> dict[str, Any]:
+    """Return `{runs, audit, trail}`: runs and audit rows, newest first, and the chain's state."""
     with db.session(topology, topology.coordinator) as connection:
         if not journal.exists(connection):
-            return []
-        return [run_json(r) for r in journal.history(connection, topology.name)]
+            return {"runs": [], "audit": [], "trail": trail_json(trail.Chain())}
+        return {
+            "runs": [run_json(r) for r in journal.history(connection, topology.name)],
+            "audit": [trail.row_json(r) for r in trail.history(connection, topology.name)],
+            "trail": trail_json(trail.check(connection)),
+        }
+
+
+def trail_json(chain: trail.Chain) -> dict[str, Any]:
+    return {
+        "ok": chain.ok,
+        "rows": chain.rows,
+        "head": chain.head,
+        "broken_at": chain.broken_at,
+    }
 
 
 def workspaces(topology: Topology) -> list[dict[str, Any]]:

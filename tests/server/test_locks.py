@@ -338,6 +338,7 @@ def write(
     (scene.directory / f"{version}.sql").write_text(schema)
     core, east = (peer + suffix for peer in scene.peers)
     label = "  label: {kind: reference}\n" if "TABLE label" in schema else ""
+    recorded = version == "v2"
     (scene.directory / f"{version}.yaml").write_text(
         f"version: 1\nname: {scene.name}\nschema: {{files: [{version}.sql]}}\n"
         "key: workspace_id\nservers:\n"
@@ -346,7 +347,9 @@ def write(
         f"isolation: {{role: {role(scene)}}}\n"
         f"coordinator: core\nshards:\n{shards}"
         f"tables:\n  account: {{kind: reference}}\n{label}"
-        "  event: {partition: {by: created_at, every: 1 month, retention: 1 month, "
+        f"  agent: {{audit: {str(recorded).lower()}}}\n"
+        f"  event: {{audit: {str(recorded).lower()}, "
+        "partition: {by: created_at, every: 1 month, retention: 1 month, "
         f"premake: {premake}}}}}\n"
     )
 

@@ -108,12 +108,12 @@ def recorded(topology: Topology, server: str) -> list[dict[str, Any]]:
 def targets(topology: Topology, failed: dict[str, ShardError] | None = None) -> list[Target]:
     """The targets that the topology names, each once; what cannot be opened goes to `failed`."""
     found: dict[str, Target] = {}
-    for logical, options in topology.tables.items():
-        if options.partition is None or options.partition.archive is None:
+    for logical, partition in topology.cut.items():
+        if partition.archive is None:
             continue
         try:
             # Files are read here: no Parquet is written, its package is not needed.
-            target = open_target(topology, Archive(to=options.partition.archive.to))
+            target = open_target(topology, Archive(to=partition.archive.to))
         except ShardError as error:
             if failed is None:
                 raise
@@ -125,9 +125,9 @@ def targets(topology: Topology, failed: dict[str, ShardError] | None = None) -> 
 
 def locate(topology: Topology, logical: str, where: str) -> tuple[Target, str]:
     """The target and path of a recorded archive, also where the topology names another now."""
-    options = topology.tables.get(logical)
-    if options is not None and options.partition is not None and options.partition.archive:
-        target = open_target(topology, Archive(to=options.partition.archive.to))
+    partition = topology.partition_of(logical)
+    if partition is not None and partition.archive is not None:
+        target = open_target(topology, Archive(to=partition.archive.to))
         path = target.relative(where)
         if path is not None:
             return target, path

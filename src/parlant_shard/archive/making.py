@@ -70,7 +70,7 @@ def archive(executor: Executor, step: Step, change: ArchivePartition) -> Archive
 
     Raises ArchiveError (PS540 to PS546), psycopg.Error; then the partition is still there.
     """
-    options = executor.topology.tables[change.retired.logical].partition
+    options = executor.topology.partition_of(change.retired.logical)
     assert options is not None
     assert options.archive is not None
     return _Making(executor, step, change, options.archive).run(options.by)

@@ -82,9 +82,13 @@ def plan(
     ] = False,
 ) -> int:
     """Show what differs between the topology and the live servers, as steps."""
+    from parlant_shard import trail
     from parlant_shard.planner import make_plan
 
-    found = make_plan(load(file))
+    topology = load(file)
+    with trail.recorded(topology, "plan", tell=tell, reader=True) as entry:
+        found = make_plan(topology)
+        entry.detail = {"steps": len(found.steps), "topology_sha256": topology.sha256}
     if out is not None:
         try:
             out.write_text(

@@ -20,19 +20,27 @@ from parlant_shard.topology import Interval, Topology
 @app.command()
 def status(
     file: TopologyFile,
-    history: Annotated[bool, typer.Option("--history", help="Every run, newest first.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Who did what, newest first.")] = False,
 ) -> int:
     """Shards, sizes, workspaces, partitions and the last run."""
     from parlant_shard import status as looking
 
     topology = load(file)
     if history:
-        runs = looking.history(topology)
+        past = looking.history(topology)
         if options.json:
-            write_json({"runs": runs})
+            write_json(past)
         else:
-            typer.echo(render.history_text(runs) if runs else "no run is recorded")
-        return Exit.DONE
+            typer.echo(render.history_text(past))
+        if not past["trail"]["ok"]:
+            complain(
+                "PS750",
+                f"the audit trail is broken at row {past['trail']['broken_at']}: it was changed "
+                "past its triggers",
+                "compare it with a backup of schema parlant_shard, and look at who may act as its "
+                "owner",
+            )
+        return Exit.DONE if past["trail"]["ok"] else Exit.FINDINGS
     found = looking.status(topology)
     failed = [s for s in found["servers"] if "error" in s]
     if options.json:

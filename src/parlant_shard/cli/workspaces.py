@@ -84,6 +84,7 @@ def workspace_add(
     to: Annotated[str | None, typer.Option("--to", metavar="SHARD")] = None,
 ) -> None:
     """Place a new workspace: edits the file (comments stay) and applies that."""
+    from parlant_shard import trail
     from parlant_shard import workspace as placing
     from parlant_shard.apply import apply as execute
     from parlant_shard.errors import ApplyFailed
@@ -92,7 +93,9 @@ def workspace_add(
     shard = placing.choose_shard(topology, workspace, to)
     placing.forget_purge(topology, workspace)
     if not placing.needs_edit(topology, workspace, shard):
-        placing.place(topology, workspace, shard)
+        with trail.recorded(topology, "workspace add", tell=tell) as entry:
+            entry.objects, entry.detail = [workspace], {"shard": shard}
+            placing.place(topology, workspace, shard)
     else:
         before = file.read_text(encoding="utf-8")
         placing.write(file, placing.with_workspace(file, workspace, shard))
@@ -103,7 +106,13 @@ def workspace_add(
             return True
 
         try:
-            execute(load(file), confirm=confirm, listener=progress, command="workspace add")
+            execute(
+                load(file),
+                confirm=confirm,
+                listener=progress,
+                command="workspace add",
+                objects=[workspace],
+            )
         except ApplyFailed:
             tell(f'"{file}" names the workspace now; `parlant-shard apply {file}` goes on')
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from parlant_shard import canonical
@@ -15,6 +15,7 @@ from parlant_shard.catalog import (
     Placement,
     Table,
 )
+from parlant_shard.desired import audit
 from parlant_shard.desired.federation import Federation
 from parlant_shard.desired.leaves import Leaves
 from parlant_shard.desired.model import (
@@ -25,7 +26,7 @@ from parlant_shard.desired.model import (
 from parlant_shard.desired.wall import Wall
 from parlant_shard.shardmap import bucket
 from parlant_shard.tenancy import Tenancy
-from parlant_shard.topology import Topology
+from parlant_shard.topology import AUDIT_TABLE, Topology
 
 
 def desired(
@@ -67,6 +68,7 @@ class _Builder(Leaves, Federation):
             name for name in topology.servers if self.shards_of[name] and self._may_replicate(name)
         }
         self.directory = self._directory()
+        audit.check_audit(topology, tenancy, next(iter(base.values())))
         self._check_partitioning()
         self._tell_costs()
 
@@ -94,12 +96,17 @@ class _Builder(Leaves, Federation):
             for logical in references:
                 add(self._reference_copy(base, logical), logical)
         for shard in shards:
+            for table in self._recorded_changes(base, shard, name):
+                add(table, AUDIT_TABLE, shard)  # before the triggers that write into it
             for logical in self.tenancy.sharded:
                 parent = self._shard_table(base, logical, shard, name)
                 add(parent, logical, shard)
                 for leaf in self._leaves(base, logical, shard, name, parent):
                     add(leaf, logical, shard)
-        functions = dict(base.functions)
+        functions = {
+            **base.functions,
+            **audit.functions(self.topology, self.tenancy, base, shards),
+        }
         if is_coordinator:
             functions |= {f.signature: f for f in self._coordinator_functions()}
         if not is_coordinator and name in self.replicated:
@@ -122,6 +129,13 @@ class _Builder(Leaves, Federation):
         if name in self.replicated:
             return self._subscribe(catalog, name)
         return catalog
+
+    def _recorded_changes(self, base: Catalog, shard: str, server: str) -> Iterator[Table]:
+        """The audit table of a shard; once there it stays, also when nothing writes it any more."""
+        parent = audit.shard_table(self.tenancy, shard)
+        if audit.audited(self.topology) or parent.name in self.live[server].tables:
+            yield parent
+            yield from self._leaves(base, AUDIT_TABLE, shard, server, parent)
 
     def _directory(self) -> frozenset[Placement]:
         refused = {

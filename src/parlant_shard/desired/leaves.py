@@ -39,7 +39,11 @@ class Leaves(ShardTables):
         if partition.default and not any(t.bound and t.bound.default for t in existing):
             name = suffixed(parent.name, "default")
             yield self._leaf(base, logical, shard, parent, name, Bound(default=True))
-        oldest = partitions.before(partition.retention, self.now) if partition.retention else None
+        oldest = (
+            partitions.before(partition.retention, self.now)
+            if partition.retention and partition.reaches_back
+            else None
+        )
         free = partitions.uncovered(
             control_of(parent).fitting(
                 partitions.wanted(partition.every, self.now, partition.premake, oldest)
@@ -71,7 +75,7 @@ class Leaves(ShardTables):
         bound: Bound | None,
     ) -> Table:
         """A partition: what it inherits stays out, what each partition has by itself is here."""
-        table = base.tables[logical]
+        table = self._declared(base, logical)
         partition = self._partition(logical)
         assert partition is not None
         own = [

@@ -8,6 +8,7 @@ from dataclasses import replace
 from parlant_shard import canonical
 from parlant_shard.cascade import cascade_body
 from parlant_shard.catalog import (
+    SUBSCRIPTION_PEER,
     Catalog,
     Function,
     Publication,
@@ -260,22 +261,13 @@ class References(ShardTables):
             return catalog
         name = subscription_name(self.topology, server)
         peer = self.peers[self.coordinator]
-        options = dict(peer.options)
+        options = {**dict(peer.options), "user": peer.user}
         subscription = Subscription(
             name=name,
             slot=name,
             publication=publication_name(self.topology),
             tables=references,
-            peer=tuple(
-                (k, v)
-                for k, v in (
-                    ("host", options.get("host")),
-                    ("port", options.get("port")),
-                    ("dbname", options.get("dbname")),
-                    ("user", peer.user),
-                )
-                if v
-            ),
+            peer=tuple((k, options[k]) for k in SUBSCRIPTION_PEER if options.get(k)),
             password=peer.password,
         )
         return replace(catalog, subscriptions={name: subscription})

@@ -19,6 +19,7 @@ from parlant_shard.catalog import (
     Relkind,
     Table,
 )
+from parlant_shard.desired import audit
 from parlant_shard.desired.model import (
     SENTINEL,
     Peer,
@@ -27,7 +28,7 @@ from parlant_shard.desired.model import (
 from parlant_shard.desired.wall import Wall
 from parlant_shard.names import suffixed
 from parlant_shard.tenancy import Tenancy
-from parlant_shard.topology import Partition, Topology
+from parlant_shard.topology import AUDIT_TABLE, Partition, Topology
 
 
 class ShardTables:
@@ -48,8 +49,11 @@ class ShardTables:
     directory: frozenset[Placement]
 
     def _partition(self, logical: str) -> Partition | None:
-        options = self.topology.tables.get(logical)
-        return options.partition if options else None
+        return self.topology.partition_of(logical)
+
+    def _declared(self, base: Catalog, logical: str) -> Table:
+        """The table as the schema declares it, or ours of recorded changes."""
+        return audit.base_table(self.tenancy) if logical == AUDIT_TABLE else base.tables[logical]
 
     def _shard_table(self, base: Catalog, logical: str, shard: str, server: str) -> Table:
         table = base.tables[logical]
@@ -94,6 +98,7 @@ class ShardTables:
             ),
             foreign_keys=tuple(self._foreign_keys(base, logical, shard, server)),
             indexes=indexes,
+            triggers=table.triggers + audit.triggers(self.topology, logical, shard),
             options=() if partition else table.options,
             unlogged=table.unlogged and partition is None,
             replica_identity="d" if partition and identity.startswith("i:") else identity,

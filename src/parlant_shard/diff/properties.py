@@ -13,8 +13,15 @@ OUR_POLICIES = frozenset(
     f"parlant_shard_{name}" for name in ("workspace", "shared", "owner", "analytics")
 )
 
-# Triggers on reference tables that `desired` makes; others of that prefix belong to other commands.
-_OUR_TRIGGERS = {"parlant_shard_cascade", "parlant_shard_guard", "parlant_shard_no_truncate"}
+# Triggers that `desired` makes; others of that prefix belong to other commands.
+_OUR_TRIGGERS = {
+    "parlant_shard_audit_delete",
+    "parlant_shard_audit_insert",
+    "parlant_shard_audit_update",
+    "parlant_shard_cascade",
+    "parlant_shard_guard",
+    "parlant_shard_no_truncate",
+}
 
 
 def triggers_and_policies(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:

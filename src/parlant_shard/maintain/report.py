@@ -209,17 +209,17 @@ def figures(
             if sizes:
                 report.sizes += _sizes(topology, site)
             for row in site.retired():
-                options = topology.tables.get(row.logical)
+                partition = topology.partition_of(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:
                     continue
-                if options is None or options.partition is None:
+                if partition is None:
                     continue
                 report.waiting.append(
                     Waiting(
                         server=site.server,
                         retired=row,
-                        due=row.detached_at + options.partition.grace.timedelta,
-                        archive=options.partition.archive is not None,
+                        due=row.detached_at + partition.grace.timedelta,
+                        archive=partition.archive is not None,
                     )
                 )
         except psycopg.Error as error:

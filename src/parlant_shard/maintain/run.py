@@ -6,13 +6,14 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import psycopg
 
-from parlant_shard import journal
+from parlant_shard import db, journal, trail
 from parlant_shard.apply import PATIENCE, Executor, Listener, quiet
 from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
@@ -68,7 +69,16 @@ def maintain(
     """
     began = time.monotonic()
     run = _Run(topology, listener, counted=max(COUNTED, move or 0))
-    try:
+    with ExitStack() as stack:
+        stack.callback(run.close)
+        entry = stack.enter_context(
+            trail.recorded(
+                topology,
+                "maintain",
+                tell=lambda text: listener("note", None, text),
+                connection=run.coordinator,
+            )
+        )
         found = run.read()
         clock = now or run.clock(found)
         plan, work, notices = _plan(topology, found, clock, move)
@@ -86,13 +96,28 @@ def maintain(
         )
         for server, error in run.failed.items():
             report.failures.append(Failure.of(error, server=server))
+        # The hourly run that has nothing to do is no news, and what shows a plan changes nothing.
+        entry.write = not dry_run and bool(plan.steps or report.failures)
         if not dry_run:
             run.execute(plan, work, report)
+            _note(entry, report)
         figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
         return report
-    finally:
-        run.close()
+
+
+def _note(entry: trail.Entry, report: Report) -> None:
+    """What the audit trail says of a run."""
+    entry.run_id = report.run_id
+    entry.detail |= {"now": f"{report.now.isoformat()}Z", "steps": report.done}
+    if report.postponed:
+        entry.detail["postponed"] = len(report.postponed)
+    if report.failures:
+        entry.result = trail.Result.FAILED
+        entry.write = True
+        entry.detail["failures"] = [
+            {"code": f.code, "message": db.redact(f.message)} for f in report.failures
+        ]
 
 
 def _plan(
@@ -160,6 +185,11 @@ class _Run:
             list(pool.map(read, [first, *others]))
         return {n: found[n] for n in self.sites if n in found}
 
+    def coordinator(self) -> db.Connection | None:
+        """The session on the coordinator, where there is one."""
+        site = self.sites[self.topology.coordinator]
+        return site.connection if site.is_open and site.server not in self.failed else None
+
     def _try(self, server: str, action: Callable[[], None]) -> None:
         try:
             action()
@@ -180,7 +210,8 @@ class _Run:
         state = "interrupted"
         try:
             lanes = [
-                _Lane(self.topology, site, self.run_id, self.listener) for site in self.open_sites()
+                _Lane(self.topology, site, self.run_id, self.listener, self.coordinator)
+                for site in self.open_sites()
             ]
             with ThreadPoolExecutor(max_workers=max(1, len(lanes))) as pool:
                 futures = [
@@ -211,7 +242,9 @@ class _Run:
         site = self.sites[self.topology.coordinator]
         if not site.is_open or site.server in self.failed:
             return False
-        site.interrupt_dead(alone=all(not s.elsewhere for s in self.open_sites()))
+        site.interrupt_dead(
+            alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
+        )
         if not plan.steps:
             return False
         journal.begin(
@@ -231,15 +264,23 @@ class _Run:
 class _Lane(Executor):
     """The tasks of one server, one after the other."""
 
-    def __init__(self, topology: Topology, site: Site, run_id: UUID, listener: Listener) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        site: Site,
+        run_id: UUID,
+        listener: Listener,
+        coordinator: Callable[[], db.Connection | None],
+    ) -> None:
         super().__init__(
             topology,
             run_id,
             listener,
+            command="maintain",
             application=f"parlant-shard maintain {site.token} {topology.name}"[:63],
             peers={},
         )
-        self.site = site
+        self.site, self._coordinator = site, coordinator
         self.waits = READERS
         self.noun = Noun.FINALISE
         self.task: Task | None = None
@@ -325,6 +366,9 @@ class _Lane(Executor):
                 self.failures.append(Failure.of(error, server=self.site.server))
             return False
         return True
+
+    def _trail(self) -> db.Connection | None:
+        return self._coordinator()
 
     def _patience(self) -> float:
         return _PATIENCE.get(self.noun, _SHORT)

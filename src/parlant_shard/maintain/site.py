@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from parlant_shard import canonical, control, db, journal, preflight
+from parlant_shard import canonical, control, db, journal, preflight, trail
 from parlant_shard.apply import Listener, end_dead_sessions
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
@@ -186,10 +186,14 @@ class Site:
         name = f"{canonical.quote(self.topology.namespace)}.{canonical.quote(table)}"
         return {(r["pid"], r["transaction"]): r for r in self._rows("users", table=name)}
 
-    def interrupt_dead(self, *, alone: bool) -> None:
-        self.connection.execute(
+    def interrupt_dead(self, *, alone: bool, listener: Listener) -> None:
+        rows = self.connection.execute(
             queries("maintain")["interrupt_dead"],
             {"topology": self.topology.name, "alone": alone},
+        ).fetchall()
+        dead = [(r["run_id"], r["command"]) for r in rows]
+        trail.record_dead(
+            self.connection, self.topology.name, dead, lambda text: listener("note", None, text)
         )
 
     def partitions(self) -> list[dict[str, Any]]:

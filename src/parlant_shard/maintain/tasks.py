@@ -271,8 +271,7 @@ class _Tasks:
         return bound.upper > self.now and bound.lower <= following
 
     def _partition(self, logical: str) -> Partition | None:
-        options = self.topology.tables.get(logical)
-        return options.partition if options else None
+        return self.topology.partition_of(logical)
 
     def _clear(self, on: dict[str, Any], leaves: tuple[Table, ...]) -> Iterator[c.Change]:
         """What a killed run left at a default partition: a guard, which refuses rows, or copies."""
@@ -313,7 +312,7 @@ class _Tasks:
         if partition is None or table.partition_by != partition.by:
             return  # not cut by time (any more): a matter for `plan`
         bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
-        if partition.retention is not None:
+        if partition.retention is not None and partition.reaches_back:
             oldest: datetime | None = partitions.before(partition.retention, self.now)
         else:
             oldest = min((lower for lower, _ in bounds if lower is not None), default=None)

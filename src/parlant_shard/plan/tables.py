@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -297,5 +296,12 @@ class Tables(Builder):
 
 
 def _statements(script: str) -> tuple[str, ...]:
-    """Split our own SQL file: one statement per execute, `;` at the end of a line ends one."""
-    return tuple(s.strip() for s in re.split(r";[ \t]*(?:\n|\Z)", script) if s.strip())
+    """Split our own SQL file: `;` at the end of a line ends a statement, not within `$$`."""
+    found, lines = [], []
+    for line in script.splitlines():
+        lines.append(line)
+        text = "\n".join(lines)
+        if line.rstrip().endswith(";") and text.count("$$") % 2 == 0:
+            found.append(text.strip().removesuffix(";"))
+            lines = []
+    return tuple(found)

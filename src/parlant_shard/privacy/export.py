@@ -21,7 +21,7 @@ from typing import Any
 
 from psycopg.sql import SQL, Composed, Identifier
 
-from parlant_shard import __version__, db
+from parlant_shard import __version__, db, trail
 from parlant_shard.catalog import Catalog, Table
 from parlant_shard.ddl import names, render
 from parlant_shard.errors import ServerError, TopologyError
@@ -97,6 +97,8 @@ def export(
     target, part = _paths(workspace, file)
     _refuse_existing(target)
     with ExitStack() as stack:
+        entry = stack.enter_context(trail.recorded(topology, "workspace export", tell=tell))
+        entry.objects = [workspace]
         tarball = stack.enter_context(Tarball(part))
         sources = _sources(topology, home, stack)
         tables = [_member(tarball, source, workspace, tell) for source in sources.members()]
@@ -104,6 +106,7 @@ def export(
         tarball.text(MANIFEST, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         _refuse_existing(target)
         size = tarball.commit(target)
+        entry.detail = {"tables": len(tables), "rows": sum(t["rows"] for t in tables)}
     return Exported(
         workspace=workspace,
         shard=home.shard,

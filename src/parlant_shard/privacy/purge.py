@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from parlant_shard import db, journal
+from parlant_shard import db, journal, trail
 from parlant_shard.allrows import every_row
 from parlant_shard.apply import (
     PATIENCE,
@@ -109,7 +109,16 @@ def purge(
     CannotConnect and ShardError (PS743) before anything changed, ApplyFailed afterwards.
     """
     began = time.monotonic()
-    with run_lock(topology) as lock:
+    with (
+        run_lock(topology) as lock,
+        trail.recorded(
+            topology,
+            "workspace purge",
+            tell=lambda text: listener("note", None, text),
+            connection=lambda: lock,
+        ) as entry,
+    ):
+        entry.objects, entry.write = [workspace], not dry_run
         clear_dead_sessions(topology, listener)
         home = home_of(topology, workspace, lock)
         site = _Site(topology, home)
@@ -121,10 +130,14 @@ def purge(
         if plan.steps and not dry_run:
             check_hazards(plan, allow)
             declined = not confirm(plan)
-            if not declined:
+            if declined:
+                entry.result = trail.Result.REFUSED
+            else:
                 run = _Purge(topology, plan, lock, listener, site, found)
+                entry.run_id = run.run_id
                 run_id = run.execute()
                 found = run.deleted
+                entry.detail["rows"] = totals(found)
         return Purged(
             workspace=workspace,
             shard=home.shard,

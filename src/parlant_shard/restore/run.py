@@ -20,7 +20,7 @@ from uuid import uuid4
 import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from parlant_shard import canonical, db, journal
+from parlant_shard import canonical, db, journal, trail
 from parlant_shard.apply import Executor, Listener, quiet
 from parlant_shard.archive import check, load, settings, tally, trouble
 from parlant_shard.catalog import ForeignKey, Retired, Table
@@ -47,6 +47,7 @@ from parlant_shard.topology import Interval, Topology
 
 # How long a restored partition stays where the table has no grace of its own.
 _GRACE = Interval(7, "day")
+COMMAND = "archive restore"  # in the journal and in the audit trail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +110,22 @@ def restore(
             raise _not_ours(site, parent)
         # The row as it is under the lock: another run may have been faster.
         request = replace(request, row=row_of(site.connection, topology, partition))
-        work = _Restoring(topology, site, found, request, listener, beside=beside, keep=keep)
+        coordinator = sites[topology.coordinator].connection
+        entry = stack.enter_context(
+            trail.recorded(
+                topology,
+                COMMAND,
+                tell=lambda text: listener("note", None, text),
+                connection=lambda: coordinator,
+            )
+        )
+        entry.objects = [partition]
+        work = _Restoring(
+            topology, site, coordinator, found, request, listener, beside=beside, keep=keep
+        )
+        entry.run_id = work.run_id
         try:
-            return work.run(sites[topology.coordinator].connection)
+            return work.run(coordinator)
         except OSError as error:
             raise _unreadable(request, error) from error
         finally:
@@ -159,6 +173,7 @@ class _Restoring(Executor):
         self,
         topology: Topology,
         site: Site,
+        coordinator: db.Connection,
         found: Found,
         request: Request,
         listener: Listener,
@@ -170,10 +185,12 @@ class _Restoring(Executor):
             topology,
             uuid4(),
             listener,
+            command=COMMAND,
             application=f"parlant-shard maintain {site.token} {topology.name}"[:63],
             peers={},
         )
         self.site, self.found, self.request = site, found, request
+        self.coordinator = coordinator
         self.beside, self.keep = beside, keep
         self.manifest = request.manifest
         self.row: Retired | None = request.row
@@ -211,9 +228,7 @@ class _Restoring(Executor):
             fingerprint=hashlib.sha256(self.request.recorded.encode()).hexdigest(),
             steps=steps,
         )
-        journal.begin(
-            coordinator, self.run_id, plan, command="archive restore", fingerprint=plan.fingerprint
-        )
+        journal.begin(coordinator, self.run_id, plan, command=COMMAND, fingerprint=plan.fingerprint)
         state, detail = "interrupted", None
         try:
             for step in steps:
@@ -264,12 +279,14 @@ class _Restoring(Executor):
         )
 
     def _grace(self) -> timedelta:
-        options = self.topology.tables.get(self.manifest.table)
-        partition = options.partition if options else None
+        partition = self.topology.partition_of(self.manifest.table)
         return (partition.grace if partition else _GRACE).timedelta
 
     def _until(self) -> datetime:
         return self.now + (self._grace() if self.keep is None else self.keep.bounds[1])
+
+    def _trail(self) -> db.Connection | None:
+        return self.coordinator
 
     def _check_lock(self) -> None:
         """Raise ApplyFailed (PS516) where the session with the locks is gone."""
@@ -411,7 +428,7 @@ class _Restoring(Executor):
                 self._check_rows(connection)
             for statement in after:
                 connection.execute(text(render(statement)))
-            self._record(connection)
+            self._remember(connection)
 
         try:
             self.transaction(step, work)
@@ -453,7 +470,7 @@ class _Restoring(Executor):
                 hint=BESIDE,
             )
 
-    def _record(self, connection: db.Connection) -> None:
+    def _remember(self, connection: db.Connection) -> None:
         connection.execute(
             queries("archive")["loaded"],
             {

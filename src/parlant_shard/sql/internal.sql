@@ -88,7 +88,7 @@ COMMENT ON TABLE parlant_shard.map IS 'Coordinator: the shard map that routers f
 UPDATE parlant_shard.meta SET version = 2;
 
 -- name: upgrade_2
--- From version 2 to 3: the partitions that were retired, with their archives, and samples of growth.
+-- From version 2 to 3: the partitions that were retired, with their archives, samples of growth, the audit trail.
 CREATE TABLE parlant_shard.retired (
   topology text NOT NULL,
   name text NOT NULL,
@@ -126,4 +126,56 @@ CREATE TABLE parlant_shard.signing_key (
 );
 REVOKE ALL ON parlant_shard.signing_key FROM PUBLIC;
 COMMENT ON TABLE parlant_shard.signing_key IS 'What workspace tokens are checked with: the two blocks that HMAC-SHA256 makes of each key.';
+CREATE TABLE parlant_shard.audit (
+  id bigint PRIMARY KEY,
+  at timestamptz NOT NULL,
+  topology text NOT NULL,
+  command text NOT NULL,
+  objects text[] NOT NULL,
+  result text NOT NULL CHECK (result IN ('begun', 'done', 'findings', 'refused', 'failed', 'interrupted')),
+  detail jsonb NOT NULL,
+  run_id uuid,
+  actor text NOT NULL,
+  client_address inet,
+  os_user text NOT NULL,
+  os_host text NOT NULL,
+  previous text NOT NULL,
+  hash text NOT NULL
+);
+CREATE INDEX audit_topology_idx ON parlant_shard.audit (topology, id DESC);
+COMMENT ON TABLE parlant_shard.audit IS 'Coordinator: who did what, when, from where and with which result. Append-only; each row has the hash of the one before.';
+CREATE FUNCTION parlant_shard.audit_append() RETURNS trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  AS $$
+DECLARE
+  last record;
+BEGIN
+  PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('parlant-shard audit', 0));
+  SELECT a.id, a.hash INTO last FROM parlant_shard.audit a ORDER BY a.id DESC LIMIT 1;
+  NEW.id := coalesce(last.id, 0) + 1;
+  NEW.at := pg_catalog.clock_timestamp();
+  NEW.actor := session_user;
+  NEW.client_address := pg_catalog.inet_client_addr();
+  NEW.previous := coalesce(last.hash, '');
+  NEW.hash := pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(
+    NEW.previous, NEW.id, extract(epoch FROM NEW.at), NEW.topology, NEW.command, NEW.objects, NEW.result,
+    NEW.detail, NEW.run_id, NEW.actor, NEW.client_address, NEW.os_user, NEW.os_host)::text, 'UTF8')), 'hex');
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER audit_append BEFORE INSERT ON parlant_shard.audit
+  FOR EACH ROW EXECUTE FUNCTION parlant_shard.audit_append();
+ALTER TABLE parlant_shard.audit ENABLE ALWAYS TRIGGER audit_append;
+CREATE FUNCTION parlant_shard.audit_refuse() RETURNS trigger
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  AS $$
+BEGIN
+  RAISE EXCEPTION 'the audit trail is append-only' USING ERRCODE = '42501';
+END
+$$;
+CREATE TRIGGER audit_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON parlant_shard.audit
+  FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.audit_refuse();
+ALTER TABLE parlant_shard.audit ENABLE ALWAYS TRIGGER audit_refuse;
+REVOKE ALL ON FUNCTION parlant_shard.audit_append(), parlant_shard.audit_refuse() FROM PUBLIC;
+REVOKE UPDATE, DELETE, TRUNCATE ON parlant_shard.audit FROM CURRENT_USER;
 UPDATE parlant_shard.meta SET version = 3;

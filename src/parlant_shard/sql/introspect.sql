@@ -206,7 +206,7 @@ SELECT p.proname AS name,
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
        AND (n.nspname = %(namespace)s OR (n.nspname = 'parlant_shard'
             AND (p.proname IN ('refuse_write', 'refuse_truncate', 'workspace')
-                 OR p.proname ~ '^(cascade|workspace_of|match)_')))
+                 OR p.proname ~ '^(cascade|workspace_of|match|row_audit)_')))
  WHERE p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
@@ -288,6 +288,8 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'retired') AS retired,
        EXISTS (SELECT FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'signing_key') AS signing_key,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'audit') AS audit,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 

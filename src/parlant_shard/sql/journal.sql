@@ -14,7 +14,8 @@ VALUES (%(run_id)s, %(topology)s, %(command)s, 'running', %(fingerprint)s, %(sha
 -- name: interrupt_others
 -- We hold the lock, so a run that still says running has died.
 UPDATE parlant_shard.run SET state = 'interrupted', finished_at = clock_timestamp()
- WHERE topology = %(topology)s AND state = 'running';
+ WHERE topology = %(topology)s AND state = 'running'
+RETURNING run_id, command;
 
 -- name: finish
 UPDATE parlant_shard.run SET state = %(state)s, detail = %(detail)s, finished_at = clock_timestamp()

@@ -41,7 +41,8 @@ SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name,
 -- name: interrupt_dead
 -- Runs that still say running and whose locks we hold. Other maintainers live where `alone` is false.
 UPDATE parlant_shard.run SET state = 'interrupted', finished_at = clock_timestamp()
- WHERE topology = %(topology)s AND state = 'running' AND (%(alone)s OR command NOT IN ('maintain', 'archive restore'));
+ WHERE topology = %(topology)s AND state = 'running' AND (%(alone)s OR command NOT IN ('maintain', 'archive restore'))
+RETURNING run_id, command;
 
 -- name: bounds
 -- The partitions of the shard tables, detached ones apart.

@@ -6,13 +6,16 @@ from parlant_shard.topology.codes import CODES, Code
 from parlant_shard.topology.interval import Interval, Unit
 from parlant_shard.topology.load import check_tables, load_topology, parse_topology
 from parlant_shard.topology.model import (
+    AUDIT_TABLE,
     BUCKET_COUNT,
     Archive,
+    Audit,
     IndexColumn,
     IndexOptions,
     Isolation,
     Partition,
     Replica,
+    RowAudit,
     Rule,
     SchemaSource,
     Server,
@@ -27,10 +30,12 @@ from parlant_shard.topology.size import Size
 from parlant_shard.topology.starter import STARTER
 
 __all__ = [
+    "AUDIT_TABLE",
     "BUCKET_COUNT",
     "CODES",
     "STARTER",
     "Archive",
+    "Audit",
     "Code",
     "IndexColumn",
     "IndexOptions",
@@ -40,6 +45,7 @@ __all__ = [
     "Preset",
     "PresetIndex",
     "Replica",
+    "RowAudit",
     "Rule",
     "SchemaSource",
     "Server",

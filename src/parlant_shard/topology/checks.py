@@ -13,6 +13,7 @@ from parlant_shard.ddlfile import DeclaredTable
 from parlant_shard.names import check_collisions, suffixed
 from parlant_shard.topology.codes import Code
 from parlant_shard.topology.document import Path, Problem
+from parlant_shard.topology.interval import Interval
 from parlant_shard.topology.model import (
     BUCKET_COUNT,
     SIGNING_KEY_BYTES,
@@ -56,6 +57,14 @@ def check_file(topology: Topology) -> Iterator[Problem]:
                     hint="keep at least one whole interval, or cut finer",
                     path=("tables", name, "partition", "retention"),
                 )
+    whole = topology.audit.retention
+    if whole is not None and whole.bounds[1] < Interval(1, "month").bounds[0]:
+        yield Problem(
+            code=Code.RETENTION,
+            message=f'retention "{whole}" is shorter than one partition of "1 month"',
+            hint="recorded changes are cut by month: keep at least one",
+            path=("audit", "retention"),
+        )
     for name, index in topology.indexes.items():
         yield from _predicate(name, index)
     for number, rule in enumerate(topology.routing):
@@ -403,6 +412,8 @@ def check_schema(topology: Topology, declared: Mapping[str, DeclaredTable]) -> I
             continue
         if options.partition is not None:
             yield from _control_column(declared[name], options.partition, (*path, "partition"))
+        for number, column in enumerate(options.audit.columns if options.audit else ()):
+            yield from _column(declared[name], column, (*path, "audit", "columns", str(number)))
         if options.path is not None:
             yield from _column(declared[name], options.path, (*path, "path"))
             keys = declared[name].foreign_keys

@@ -33,6 +33,8 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("shards", "*"): model.Shard,
     ("tables", "*"): model.TableOptions,
     ("tables", "*", "partition"): model.Partition,
+    ("tables", "*", "audit"): model.RowAudit,
+    ("audit",): model.Audit,
     ("indexes", "*"): model.IndexOptions,
     ("routing", "*"): model.Rule,
     ("isolation",): model.Isolation,

@@ -37,6 +37,9 @@ from parlant_shard.topology.size import Size
 
 BUCKET_COUNT = 4096  # fixed for good: another number would move almost every workspace
 
+# What recorded changes of rows go to, one per shard: a table of ours that no schema declares.
+AUDIT_TABLE = "parlant_shard_audit"
+
 _RESERVED_SHARDS = frozenset({"global"})  # <table>_global is the federated view
 _RESERVED_NAMESPACES = frozenset({"information_schema", "parlant_shard"})
 _TIME_UNITS = ("hour", "day", "week", "month", "quarter", "year")
@@ -302,6 +305,17 @@ _BUCKET_ITEM = {
     ]
 }
 
+_ROW_AUDIT_SCHEMA = {
+    "anyOf": [
+        {"type": "boolean"},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"columns": {"type": "array", "items": {"type": "string"}}},
+        },
+    ]
+}
+
 Span = Annotated[
     Interval,
     PlainValidator(_interval),
@@ -414,6 +428,9 @@ def _archive(value: object) -> object:
     return {"to": value} if isinstance(value, str) else value
 
 
+Archiving = Annotated[Archive, BeforeValidator(_archive, json_schema_input_type=str | Archive)]
+
+
 class Partition(Section):
     """How a table is cut by time inside each shard; `epoch` is what a whole number counts."""
 
@@ -422,13 +439,7 @@ class Partition(Section):
     every: Annotated[Span, AfterValidator(_positive), AfterValidator(_partition_width)]
     premake: Annotated[StrictInt, AfterValidator(_premake)] = 3
     retention: Annotated[Span, AfterValidator(_positive)] | None = None
-    archive: (
-        Annotated[
-            Archive,
-            BeforeValidator(_archive, json_schema_input_type=str | Archive),
-        ]
-        | None
-    ) = None
+    archive: Archiving | None = None
     grace: Annotated[Span, AfterValidator(_fixed)] = Interval(7, "day")
     default: StrictBool = False
 
@@ -437,6 +448,34 @@ class Partition(Section):
         """Whether it is cut at midnight only."""
         return not self.every.is_fixed or not self.every.timedelta.seconds
 
+    @property
+    def reaches_back(self) -> bool:
+        """Whether rows older than the newest partition may come: all of the retention is made."""
+        return True
+
+
+class AuditPartition(Partition):
+    """How recorded changes of rows are cut: they are of now, so the past gets no partitions."""
+
+    by: Name = "at"
+    every: Annotated[Span, AfterValidator(_positive)] = Interval(1, "month")
+
+    @property
+    def reaches_back(self) -> bool:
+        return False
+
+
+class RowAudit(Section):
+    """Whose changes are recorded: of all rows, or only updates that change one of `columns`."""
+
+    columns: tuple[Name, ...] = ()
+
+
+def _row_audit(value: object) -> object:
+    if isinstance(value, bool):
+        return {} if value else None
+    return value
+
 
 class TableOptions(Section):
     """What differs from what is inferred; `path` is the foreign key that leads to the tenant."""
@@ -444,6 +483,9 @@ class TableOptions(Section):
     kind: Literal["sharded", "reference", "host"] | None = None
     partition: Partition | None = None
     path: Name | None = None
+    audit: Annotated[
+        RowAudit | None, BeforeValidator(_row_audit), WithJsonSchema(_ROW_AUDIT_SCHEMA)
+    ] = None
 
 
 class IndexColumn(Section):
@@ -535,6 +577,13 @@ class Isolation(Section):
     previous_key_file: StrictStr | None = None
 
 
+class Audit(Section):
+    """How long recorded changes of rows stay (for ever by default), and where they go then."""
+
+    retention: Annotated[Span, AfterValidator(_positive)] | None = None
+    archive: Archiving | None = None
+
+
 def _version(value: object) -> object:
     if type(value) is not int or value != 1:
         shown = f'"{value}"' if isinstance(value, str) else scalar(value)
@@ -561,6 +610,7 @@ class Topology(Section):
     indexes: dict[Name, IndexOptions] = Field(default_factory=dict)
     routing: tuple[Rule, ...] = ()
     isolation: Isolation = Isolation()
+    audit: Audit = Audit()
     lookup: Literal["context", "trusted"] = "context"
     map_max_stale: Duration = Interval(10, "minute")
 
@@ -603,6 +653,19 @@ class Topology(Section):
             if options.partition is not None
             for shard in self.shards
         }
+
+    @property
+    def cut(self) -> dict[str, Partition]:
+        """The tables that are cut by time, that of recorded changes among them."""
+        names = [*self.tables, AUDIT_TABLE]
+        return {n: p for n in names if (p := self.partition_of(n)) is not None}
+
+    def partition_of(self, logical: str) -> Partition | None:
+        """Return how a table is cut by time: one of `tables`, or that of recorded changes."""
+        if logical == AUDIT_TABLE:
+            return AuditPartition(retention=self.audit.retention, archive=self.audit.archive)
+        options = self.tables.get(logical)
+        return options.partition if options else None
 
     def resolve(self, path: str | Path) -> Path:
         """Return a path of the file as an absolute one."""

@@ -1,0 +1,177 @@
+"""Everything works as the roles of docs/roles.md: the test executes that page's SQL, no more."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from protocol import BY_MONTH, SCHEMA, Layout, World, layout
+from psycopg.conninfo import make_conninfo
+
+from parlant_shard.cli import run
+from servers import Clusters, database_name
+
+pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, logical=True)]
+
+_PAGE = Path(__file__).parents[2] / "docs" / "roles.md"
+PASSWORDS = {
+    "parlant_owner": "change-me-1",
+    "parlant_maintainer": "change-me-2",
+    "parlant_app": "change-me-3",
+    "parlant_analytics": "change-me-4",
+}
+
+
+class Site:
+    """Two servers, set up by the page, and how each role reaches them."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.mark = world, secrets.token_hex(3)
+        self.admin = {name: world.dsn(name) for name in ("core", "east")}
+        page = _PAGE.read_text(encoding="utf-8")
+        self.blocks = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+    def role(self, name: str) -> str:
+        return f"{name}_{self.mark}"
+
+    def dsn(self, server: str, role: str) -> str:
+        # A lone server holds both databases, and then one role of the page serves both.
+        return make_conninfo(self.admin[server], user=self.role(role), password=PASSWORDS[role])
+
+    def execute(self, server: str, number: int, *, role: str | None = None) -> None:
+        """Execute one block of the page, as the administrator or as a role."""
+        text = self.blocks[number].replace(
+            "DATABASE parlant", "DATABASE " + database_name(self.admin[server])
+        )
+        for name in PASSWORDS:
+            text = re.sub(rf"\b{name}\b", self.role(name), text)
+        dsn = self.admin[server] if role is None else self.dsn(server, role)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for statement in re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";"):
+                if statement.strip():
+                    connection.execute(statement.encode())
+
+    def command(self, what: Layout, role: str, *words: str) -> int:
+        file = str(self.world.load(what).file)
+        with pytest.MonkeyPatch.context() as environment:
+            for name in what.servers:
+                environment.setenv(name, self.dsn(name, role))
+            return run([words[0], file, *words[1:]])
+
+
+@pytest.fixture
+def site(tmp_path: Path, clusters: Clusters) -> Iterator[Site]:
+    if clusters.distinct < 2:
+        pytest.skip("roles are of a whole server: needs two")
+    found = Site(World(tmp_path, clusters, over=2))
+    yield found
+    clusters.drop_databases()
+    for number in (0, 1):
+        with clusters.get(number).connect() as connection:
+            for name in reversed(PASSWORDS):
+                connection.execute(f"DROP ROLE IF EXISTS {found.role(name)}")
+
+
+def test_the_roles_of_the_page_suffice(
+    site: Site, clusters: Clusters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everywhere, coordinator, subscribers, application, analytics, federated = range(6)
+    assert len(site.blocks) == 6
+    what = layout(
+        {"s1": ["a"], "s2": ("east", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE owner (id text PRIMARY KEY);\n"
+        "ALTER TABLE account ADD owner_id text REFERENCES owner (id);",
+        tables={
+            "owner": {"kind": "reference"},
+            "log": {**BY_MONTH["log"], "audit": True},
+            "account": {"audit": True},
+        },
+        isolation={"role": site.role("parlant_app")},
+    )
+    for server in ("core", "east"):
+        site.execute(server, everywhere)
+    site.execute("core", coordinator)
+    replicates = clusters.get(0).major >= 16
+    if replicates:
+        site.execute("east", subscribers)
+
+    def said(role: str, *words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        found = site.command(what, role, *words)
+        printed = capsys.readouterr()
+        assert found == code, printed.err
+        return printed.out
+
+    # The owner: look, plan, apply, nothing left, look again.
+    report = json.loads(said("parlant_owner", "doctor", "--output", "json"))
+    assert not [f for f in report["findings"] if f["severity"] == "error"], report["findings"]
+    notices = json.loads(said("parlant_owner", "plan", "--output", "json"))["notices"]
+    assert any("only a superuser may on PostgreSQL 15" in n for n in notices) is not replicates
+    said("parlant_owner", "apply", "--yes")
+    said("parlant_owner", "plan", "--detailed-exitcode")
+    report = json.loads(said("parlant_owner", "doctor", "--output", "json"))
+    assert not [f for f in report["findings"] if f["severity"] == "error"], report["findings"]
+    for server in ("core", "east"):
+        site.execute(server, application, role="parlant_owner")
+        site.execute(server, analytics, role="parlant_owner")
+    site.execute("core", federated, role="parlant_owner")
+    said("parlant_owner", "plan", "--detailed-exitcode")
+
+    # The application, through the router; recorded changes are not its own to read.
+    for workspace in ("a", "b"):
+        statement = f"INSERT INTO account (workspace_id, name) VALUES ('{workspace}', 'n')"
+        said("parlant_app", "query", statement, "--workspace", workspace)
+        rows = said("parlant_app", "query", "SELECT name FROM account", "--workspace", workspace)
+        assert "n" in rows
+    said("parlant_app", "route", "SELECT name FROM account", "--workspace", "a")
+    said("parlant_app", "apply", "--yes", code=4)
+    with psycopg.connect(site.dsn("core", "parlant_app"), autocommit=True) as connection:
+        recorded = "SELECT count(*) FROM parlant_shard_audit_s1"
+        assert connection.execute(recorded).fetchone() == (0,)
+        for table in ("audit", "run", "placement", "directory"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT FROM parlant_shard.{table}")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"DELETE FROM parlant_shard.{table}")
+    with psycopg.connect(site.dsn("core", "parlant_owner"), autocommit=True) as connection:
+        assert connection.execute(recorded).fetchone() == (1,)
+        # Its owner may not change the trail either, short of dropping what forbids it.
+        for statement in ("UPDATE", "DELETE", "TRUNCATE"):
+            words = {
+                "UPDATE": "UPDATE parlant_shard.audit SET actor = ''",
+                "DELETE": "DELETE FROM parlant_shard.audit",
+                "TRUNCATE": "TRUNCATE parlant_shard.audit",
+            }
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(words[statement])
+
+    # The maintainer acts as the owner and signs with its own name.
+    said("parlant_maintainer", "maintain", "--now", "2040-01-01")
+    with psycopg.connect(site.dsn("core", "parlant_owner"), autocommit=True) as connection:
+        owners = connection.execute(
+            "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchall()
+        assert owners == [(site.role("parlant_owner"),)]
+    history = json.loads(said("parlant_owner", "status", "--history", "--output", "json"))
+    assert history["trail"]["ok"]
+    who = {row["command"]: row["actor"] for row in history["audit"]}
+    assert who["maintain"] == site.role("parlant_maintainer")
+    assert who["apply"] == site.role("parlant_owner")
+    said("parlant_owner", "status")
+
+    # Analytics: all workspaces on all servers, and not a row to write.
+    with psycopg.connect(site.dsn("core", "parlant_analytics"), autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT workspace_id FROM account_global ORDER BY workspace_id"
+        ).fetchall()
+        assert found == [("a",), ("b",)]
+        for settings in ("on", "off"):
+            connection.execute(f"SET default_transaction_read_only = {settings}")
+            with pytest.raises(psycopg.Error) as refused:
+                connection.execute("INSERT INTO account_s1 (workspace_id) VALUES ('a')")
+            assert refused.value.sqlstate in {"25006", "42501"}
