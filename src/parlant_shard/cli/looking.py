@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parlant_shard import render
-from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, write_json
+from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, tell, write_json
 from parlant_shard.errors import Exit
 
 
@@ -57,3 +57,26 @@ def doctor(
     else:
         typer.echo(report.to_text())
     return Exit.DONE if report.ok else Exit.FINDINGS
+
+
+@app.command()
+def verify(
+    file: TopologyFile,
+    workspace: Annotated[
+        str | None,
+        typer.Option("--workspace", metavar="WS", help="Only what concerns this workspace."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Keep there what is done, and resume."),
+    ] = None,
+) -> int:
+    """The isolation and integrity audit of every shard. Changes nothing."""
+    from parlant_shard import verify as auditing
+
+    report = auditing.verify(load(file), workspace=workspace, state=state, say=tell)
+    if options.json:
+        write_json(report.to_json())
+    else:
+        typer.echo(report.to_text())
+    return report.exit_code
