@@ -16,7 +16,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import db, planner
 from parlant_shard.catalog import Catalog, Facts, Table
-from parlant_shard.desired import INTERNAL_VERSION, Desired, Peer, desired, shard_map
+from parlant_shard.desired import (
+    INTERNAL_VERSION,
+    Desired,
+    Peer,
+    desired,
+    publication_name,
+    shard_map,
+)
 from parlant_shard.errors import CannotConnect, SchemaError, ShardError, TopologyError
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.tenancy import Tenancy, tenancy
@@ -122,10 +129,11 @@ def _seen(
         raise errors[origin]
     found = {n: there.get(n) or _stand_in(topology, n, there) for n in topology.servers}
     live = {n: catalogs.get(n, Catalog()) for n in topology.servers}
+    found = _as_applied(topology, found, live)
     role = topology.isolation.role
     live = {n: replace(c, roles=found[n].roles & {role or ""}) for n, c in live.items()}
     majors = sorted({f.major for f in found.values()})
-    base = {major: planner.base_catalog(topology, live, there, major) for major in majors}
+    base = {major: planner.base_catalog(topology, live, found, major) for major in majors}
     kinds = tenancy(base[majors[0]], topology)
     peers = {n: planner.peer(topology, n, found[n]) for n in topology.servers}
     seen = Seen(
@@ -171,6 +179,20 @@ def _require_applied(topology: Topology, catalogs: Mapping[str, Catalog]) -> Non
         )
 
 
+def _as_applied(
+    topology: Topology, found: Mapping[str, Facts], live: Mapping[str, Catalog]
+) -> dict[str, Facts]:
+    """Facts in which a right that was used is there: our role may be another than `apply` had."""
+    name = publication_name(topology)
+    subscribed = {
+        n for n, c in live.items() if any(s.publication == name for s in c.subscriptions.values())
+    }
+    used = {n: {"subscribe"} for n in subscribed}
+    if subscribed:
+        used.setdefault(topology.coordinator, set()).add("replication")
+    return {n: replace(f, can=f.can | used.get(n, set())) for n, f in found.items()}
+
+
 def _stand_in(topology: Topology, server: str, there: Mapping[str, Facts]) -> Facts:
     """What a server that does not answer would probably say of itself: as another one does."""
     other = there.get(topology.coordinator) or next(iter(there.values()))
@@ -184,6 +206,7 @@ def _stand_in(topology: Topology, server: str, there: Mapping[str, Facts]) -> Fa
         user=given.get("user", other.user),
         password=given.get("password"),
         settings={**other.settings, "wal_level": "logical"},
-        can=other.can | {"replication", "subscribe"},
+        # No scratch database is to be made there.
+        can=other.can - {"create-database"} | {"replication", "subscribe"},
         identity="",
     )

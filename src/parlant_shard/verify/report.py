@@ -101,9 +101,10 @@ class Report:
         lines = []
         for check in self.checks:
             found = [f for f in self.findings if f.check == check.name]
-            mark = "ok" if check.ok else "error"
-            if check.ok and found:
-                mark = "warning"
+            worst = "warning" if found else "ok"
+            if any(f.severity == "error" for f in found):
+                worst = "error"
+            mark = worst if check.ok or worst == "error" else "unknown"
             lines.append(f"{mark:<7}  {check.name:<{width}}  {check.detail}".rstrip())
             for finding in found:
                 lines += _finding_lines(finding)

@@ -188,7 +188,7 @@ class _Run:
     ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
         for probe in probes.of(check, place):
             yield probe.unit, lambda probe=probe: self._probe(site, probe)  # type: ignore[misc]
-        if check != "parents":
+        if check != "parents" or self.seen.coordinator is None:
             return
         for fk in self.seen.base_of(site.server).tables[place.logical].foreign_keys:
             if probes.parent_here(place, fk) is None:
