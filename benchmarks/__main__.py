@@ -14,6 +14,7 @@ import psycopg
 
 from benchmarks.cluster import fresh, servers, topology
 from benchmarks.router import routed_queries, routing
+from benchmarks.verify import verifying
 from parlant_shard.apply import apply
 from parlant_shard.planner import make_plan, read_servers
 from parlant_shard.render import table
@@ -244,7 +245,7 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries),
+        *(routing, routed_queries, verifying),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)
