@@ -74,6 +74,7 @@ ROWS = (
         ),
         (
             EXCLUSION.format("RESET constraint_exclusion"),
+            "SET constraint_exclusion = off",
             "DELETE FROM account_s1 WHERE workspace_id = 'c'",
         ),
         table="account_s1",

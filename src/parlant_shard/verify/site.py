@@ -67,9 +67,11 @@ class Site:
             self.taken_at: str = row["taken_at"]
             self.xmin: int = row["xmin"]
             self.xmax: int = row["xmax"]
-            self.catalog: Catalog = introspect(
-                self.connection, namespace=topology.namespace, topology=topology.name
-            )
+            with self.connection.transaction(force_rollback=True):
+                # Deparsing a view locks the tables below it.
+                self.catalog: Catalog = introspect(
+                    self.connection, namespace=topology.namespace, topology=topology.name
+                )
         except psycopg.Error as error:
             self.close()
             raise db.wrap(error, server=server, doing="reading its catalogue") from error
