@@ -199,7 +199,7 @@ class Probes:
 
     def _missing_key(self, place: Place) -> Probe:
         key = SQL("r.{}::pg_catalog.text").format(Identifier(self.key))
-        # IS NULL would not do: the planner drops it where it believes a NOT NULL.
+        # Not IS NULL, which newer planners drop where they believe a NOT NULL.
         empty = SQL("(pg_catalog.num_nulls({key}) > 0 OR {key} = '')").format(key=key)
         nulls = [
             SQL("pg_catalog.num_nulls(r.{}) > 0").format(Identifier(c)) for c in place.primary_key
