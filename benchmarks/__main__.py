@@ -18,6 +18,7 @@ from benchmarks.cluster import fresh, servers, topology
 from benchmarks.rls import row_level_security
 from benchmarks.router import routed_queries, routing
 from benchmarks.upkeep import upkeep_with_others
+from benchmarks.verify import verifying
 from parlant_shard.apply import apply
 from parlant_shard.planner import make_plan, read_servers
 from parlant_shard.render import table
@@ -248,7 +249,8 @@ def waits(dsns: dict[str, str], home: Path) -> list[Row]:
 def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
-        *(routing, routed_queries, upkeep_with_others, archiving, row_level_security, row_audit),
+        *(routing, routed_queries, upkeep_with_others, archiving),
+        *(row_level_security, row_audit, verifying),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from parlant_shard import prometheus, render
-from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, write_json
+from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, tell, write_json
 from parlant_shard.errors import CannotConnect, Exit, ShardError
 from parlant_shard.topology import Interval, Topology
 
@@ -167,3 +167,26 @@ def _unread(topology: Topology, failed: Mapping[str, ShardError]) -> int:
         return Exit.FAILED if failed else Exit.DONE
     lost = all(isinstance(e, CannotConnect) for e in failed.values())
     return Exit.CANNOT_CONNECT if lost else Exit.FAILED
+
+
+@app.command()
+def verify(
+    file: TopologyFile,
+    workspace: Annotated[
+        str | None,
+        typer.Option("--workspace", metavar="WS", help="Only what concerns this workspace."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Keep there what is done, and resume."),
+    ] = None,
+) -> int:
+    """The isolation and integrity audit of every shard. Changes nothing."""
+    from parlant_shard import verify as auditing
+
+    report = auditing.verify(load(file), workspace=workspace, state=state, say=tell)
+    if options.json:
+        write_json(report.to_json())
+    else:
+        typer.echo(report.to_text())
+    return report.exit_code

@@ -11,8 +11,11 @@ from parlant_shard.desired.model import (
     SENTINEL,
     Desired,
     Peer,
+    check_name,
+    fdw_name,
     publication_name,
     subscription_name,
+    view_name,
 )
 from parlant_shard.desired.routing import shard_map
 
@@ -22,8 +25,11 @@ __all__ = [
     "SENTINEL",
     "Desired",
     "Peer",
+    "check_name",
     "desired",
+    "fdw_name",
     "publication_name",
     "shard_map",
     "subscription_name",
+    "view_name",
 ]

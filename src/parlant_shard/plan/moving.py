@@ -27,7 +27,7 @@ from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Kind, Lock
 
 ASIDE = "parlant_shard"  # the schema of the copies
-CHANGED = "PS003"  # SQLSTATE: the default partition was written to between copy and exchange
+CHANGED = "PS004"  # SQLSTATE: the default partition was written to between copy and exchange
 # The comment of a copy: what it is, the fingerprint of the original (of the remainder only), and of
 # which table. A killed run's copies are known by it.
 MARK = "parlant-shard moving "

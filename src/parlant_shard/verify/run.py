@@ -1,0 +1,410 @@
+"""One audit: servers in parallel, check by check, with progress, a state file and a report."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+from psycopg.sql import SQL, Composable, Literal
+
+from parlant_shard import db
+from parlant_shard.errors import ShardError, TopologyError
+from parlant_shard.shardmap import shard_of
+from parlant_shard.topology import Topology
+from parlant_shard.verify import across, placement, structure, walls
+from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
+from parlant_shard.verify.read import Seen, read
+from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
+from parlant_shard.verify.rows import Place, Probe, Probes, of_workspace
+from parlant_shard.verify.site import Site
+from parlant_shard.verify.state import Position, Progress, load
+
+Say = Callable[[str], None]
+
+# Findings of one kind, on one table, that are told apart by workspace. More become one.
+_TOLD_APART = 100
+
+# Seconds between two words about a table that takes long.
+_WORD = 10.0
+
+
+def verify(
+    topology: Topology,
+    *,
+    workspace: str | None = None,
+    state: Path | None = None,
+    say: Say = lambda _: None,
+) -> Report:
+    """Audit every server of a topology, or what concerns one workspace. Changes nothing.
+
+    With `state` what is finished is kept in a file, and an interrupted run goes on there. Raises
+    CannotConnect when no server can be reached.
+    """
+    if workspace == "":
+        raise TopologyError(
+            "the name of a workspace is empty",
+            code="PS704",
+            hint="name a workspace, or leave --workspace out; rows with an empty workspace are "
+            "found by the audit of everything",
+        )
+    progress = load(state, topology, workspace)
+    stop = threading.Event()
+    seen = read(topology, workspace, stop)
+    run = _Run(seen, progress, say)
+    try:
+        report = run.report()
+    except BaseException:
+        stop.set()
+        for site in seen.sites.values():
+            site.cancel()
+        raise
+    finally:
+        for site in seen.sites.values():
+            site.close()
+    if not report.failures:
+        progress.remove()
+    return report
+
+
+class _Run:
+    def __init__(self, seen: Seen, progress: Progress, say: Say) -> None:
+        self.seen, self.progress, self._say = seen, progress, say
+        self.findings: list[Finding] = []
+        self.failures: list[Failure] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.remarks: dict[str, list[str]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._lost: set[str] = set()
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._say(text)
+
+    def report(self) -> Report:
+        seen = self.seen
+        self.progress.begin(
+            [Snapshot(server=n, taken_at=s.taken_at) for n, s in sorted(seen.sites.items())]
+        )
+        for server, error in seen.unreachable.items():
+            self.say(f"{server}: {error.message}")
+        self._definitions()
+        names = sorted(set(seen.sites) - set(seen.blind))
+        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+            futures = [pool.submit(self._rows_of, n) for n in names]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                for site in seen.sites.values():
+                    site.cancel()
+                raise
+        self._across()
+        return Report(
+            topology=seen.topology.name,
+            workspace=seen.workspace,
+            checks=tuple(self._check(name) for name in CHECKS),
+            findings=tuple(_folded(_ordered(self.findings))),
+            failures=tuple(self._all_failures()),
+            snapshots=tuple(self.progress.snapshots),
+        )
+
+    # --- definitions -----------------------------------------------------------------------------
+
+    def _definitions(self) -> None:
+        seen = self.seen
+        for name, work in (
+            ("schema", structure.definitions),
+            ("placement", placement.placement),
+            ("shard-map", placement.stored_map),
+            ("grants", walls.rights),
+        ):
+            began = time.monotonic()
+            try:
+                found = [f for f in work(seen) if self._concerns(f)]
+            except (psycopg.Error, ShardError) as error:
+                self._failed(name, seen.topology.coordinator, error)
+                continue
+            self.seconds[name] += time.monotonic() - began
+            self.findings += found
+            for finding in found:
+                self.counts[finding.check] += 1
+        self.say(f"definitions, placement and rights: {len(self.findings)} findings")
+
+    def _concerns(self, finding: Finding) -> bool:
+        """With --workspace: what is about that workspace, its shard, or all shards."""
+        workspace = self.seen.workspace
+        if workspace is None:
+            return True
+        if finding.workspace is not None:
+            return finding.workspace == workspace
+        return finding.shard in {None, shard_of(self.seen.topology, workspace)}
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _rows_of(self, server: str) -> None:
+        seen, site = self.seen, self.seen.sites[server]
+        probes = Probes(
+            seen.topology, seen.tenancy, seen.desired, seen.base_of(server), seen.live[server]
+        )
+        mine = [p for p in seen.places if p.server == server]
+        for check in OF_ROWS:
+            if check == "missing-key" and seen.workspace is not None:
+                continue
+            began, rows = time.monotonic(), 0
+            for place in mine:
+                for unit, work in self._units(site, probes, check, place):
+                    try:
+                        found = self.progress.done(unit)
+                        if found is None:
+                            found = work()
+                            self.progress.finish(unit, found)
+                    except psycopg.Error as error:
+                        if site.connection.closed:
+                            self._lose(server, error)
+                            return
+                        self._failed(check, server, error, table=place.table)
+                        continue
+                    except ShardError as error:
+                        self._failed(check, server, error)
+                        continue
+                    with self._lock:
+                        self.findings += found
+                        self.counts[check] += sum(f.rows for f in found)
+                    rows += sum(f.rows for f in found)
+            took = time.monotonic() - began
+            with self._lock:
+                self.seconds[check] = max(self.seconds[check], took)
+            self.say(f"{server}: {check}: {len(mine)} tables, {rows} rows found ({took:.1f} s)")
+
+    def _units(
+        self, site: Site, probes: Probes, check: str, place: Place
+    ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
+        for probe in probes.of(check, place):
+            yield probe.unit, lambda probe=probe: self._probe(site, probe)  # type: ignore[misc]
+        if check != "parents" or self.seen.coordinator is None:
+            return
+        for fk in self.seen.base_of(site.server).tables[place.logical].foreign_keys:
+            if probes.parent_here(place, fk) is None:
+                yield (
+                    f"parents {site.server} {place.table} {fk.name} (remote)",
+                    lambda fk=fk: across.remote_parents(self.seen, place, fk),  # type: ignore[misc]
+                )
+
+    def _probe(self, site: Site, probe: Probe) -> list[Finding]:
+        """Read a table page range by page range, from where an earlier run left off."""
+        place, seen = probe.place, self.seen
+        heap = site.heap(place.table)
+        also = of_workspace(seen.tenancy.key, seen.workspace, seen.table(place))
+        totals: dict[tuple[str, str | None], Finding] = {}
+        left = self.progress.position(probe.unit)
+        position = Position(filenode=heap.filenode, page=0, xmin=site.xmin)
+        last_word = time.monotonic()
+
+        def batch(*conditions: Composable) -> None:
+            for row in site.rows(probe.batch([*conditions, *also])):
+                _add(totals, probe, row["kind"], row["workspace"], row["rows"], row["sample"])
+
+        if left is not None and left[0].filenode == heap.filenode:
+            position = left[0]
+            for finding in left[1]:
+                totals[finding.detail, finding.workspace] = finding
+            # What was written since then may lie on pages that were read before.
+            young = SQL("pg_catalog.age(r.xmin) <= pg_catalog.age({}::pg_catalog.xid)").format(
+                Literal(str(position.xmin % 2**32))
+            )
+            before = SQL("r.ctid < {}::pg_catalog.tid").format(Literal(f"({position.page},0)"))
+            if position.page:
+                site.sweep(
+                    replace(heap, pages=position.page), lambda where: batch(where, before, young)
+                )
+        unit = position
+
+        def reached(page: int) -> None:
+            nonlocal last_word
+            self.progress.advance(probe.unit, replace(unit, page=page), list(totals.values()))
+            if time.monotonic() - last_word > _WORD:
+                last_word = time.monotonic()
+                share = 100 * page // max(1, heap.pages)
+                self.say(f"{site.server}: {probe.check}: {place.table}: {share} %")
+
+        site.sweep(heap, batch, since=position.page, reached=reached)
+        return list(totals.values())
+
+    # --- across servers --------------------------------------------------------------------------
+
+    def _across(self) -> None:
+        seen = self.seen
+        usable = set(seen.sites) - set(seen.blind) - self._lost
+        home = seen.topology.coordinator
+        holders = {s.server for s in seen.topology.shards.values()}
+        plans: list[tuple[str, Iterable[str], Callable[[Seen, str], across.Result], bool]] = [
+            ("duplicate-key", seen.tenancy.sharded, across.duplicate_keys, True),
+            (
+                "reference-rows",
+                seen.tenancy.of_kind("reference") if seen.workspace is None else (),
+                across.reference_rows,
+                home in usable,
+            ),
+            (
+                "federated-rows",
+                seen.tenancy.sharded,
+                across.federated_rows,
+                {home, *holders} <= usable,
+            ),
+        ]
+        for check, tables, work, possible in plans:
+            if not possible or not usable:
+                continue  # said for the servers that are missing
+            began = time.monotonic()
+            for logical in tables:
+                unit = f"{check} {logical}"
+                found = self.progress.done(unit)
+                if found is None:
+                    try:
+                        result = work(seen, logical)
+                    except (psycopg.Error, ShardError) as error:
+                        self._failed(check, home, error, table=logical)
+                        continue
+                    found = result.findings
+                    self.remarks[check] += result.remarks
+                    if not self._incomplete(check):
+                        self.progress.finish(unit, found)
+                self.findings += found
+                self.counts[check] += sum(f.rows for f in found)
+            self.seconds[check] = time.monotonic() - began
+            self.say(f"{check}: {self.counts[check]} found ({self.seconds[check]:.1f} s)")
+
+    def _incomplete(self, check: str) -> bool:
+        return bool(self.seen.unreachable or self.seen.blind or self._lost)
+
+    # --- what could not be checked ---------------------------------------------------------------
+
+    def _lose(self, server: str, error: psycopg.Error) -> None:
+        with self._lock:
+            self._lost.add(server)
+        wrapped = db.wrap(error, server=server, doing="reading rows")
+        self._failed("misplaced-rows", server, wrapped)
+
+    def _failed(
+        self,
+        check: str,
+        server: str,
+        error: psycopg.Error | ShardError,
+        *,
+        table: str | None = None,
+    ) -> None:
+        doing = f'reading "{table}"' if table else "reading its catalogue"
+        if isinstance(error, psycopg.Error):
+            if (error.sqlstate or "").startswith("22"):
+                # The message would quote the value of a column.
+                detail = f"{doing}: a value made PostgreSQL stop [{error.sqlstate}]"
+                failure = Failure(check=check, server=server, detail=detail)
+            else:
+                wrapped = db.wrap(error, server=server, doing=doing)
+                failure = Failure(
+                    check=check, server=server, detail=wrapped.message, hint=wrapped.hint
+                )
+        else:
+            failure = Failure(check=check, server=server, detail=error.message, hint=error.hint)
+        with self._lock:
+            self.failures.append(failure)
+
+    def _all_failures(self) -> Iterator[Failure]:
+        yield from self.failures
+        for server, error in sorted(self.seen.unreachable.items()):
+            yield Failure(check="schema", server=server, detail=error.message, hint=error.hint)
+        for server, error in sorted(self.seen.blind.items()):
+            yield Failure(
+                check="misplaced-rows", server=server, detail=error.message, hint=error.hint
+            )
+
+    def _check(self, name: str) -> Check:
+        seen = self.seen
+        errors = sum(f.check == name and f.severity == "error" for f in self.findings)
+        warnings = sum(f.check == name and f.severity == "warning" for f in self.findings)
+        missing = {*seen.unreachable}
+        missing |= {f.server for f in self.failures if f.check == name}
+        if name not in OF_DEFINITIONS:
+            missing |= {*seen.blind, *self._lost}
+        parts = [
+            f"{number} {noun}{'' if number == 1 else 's'}"
+            for number, noun in ((errors, "error"), (warnings, "warning"))
+            if number
+        ]
+        if missing:
+            parts.append(f"not checked everywhere: {', '.join(sorted(missing))}")
+        if seen.workspace is not None and name in {"missing-key", "reference-rows"}:
+            parts.append("not about one workspace")
+        parts += self.remarks[name]
+        return Check(
+            name=name,
+            ok=not errors and not missing,
+            detail="; ".join(parts) or CHECKS[name],
+            seconds=round(self.seconds[name], 3),
+        )
+
+
+def _add(
+    totals: dict[tuple[str, str | None], Finding],
+    probe: Probe,
+    kind: str,
+    workspace: str | None,
+    rows: int,
+    sample: list[dict[str, str | None]],
+) -> None:
+    detail = dict(probe.words)[kind]
+    place = probe.place
+    old = totals.get((detail, workspace))
+    if old is None:
+        old = Finding(
+            check=probe.check,
+            server=place.server,
+            shard=place.shard,
+            table=place.table,
+            workspace=workspace,
+            detail=detail,
+            statement=probe.statement(kind, workspace),
+        )
+    samples = (*old.sample, *sample)[:SAMPLES]
+    totals[detail, workspace] = replace(old, rows=old.rows + rows, sample=samples)
+
+
+def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+    order = {name: number for number, name in enumerate(CHECKS)}
+    return sorted(
+        findings,
+        key=lambda f: (
+            order[f.check],
+            f.severity,
+            f.server,
+            f.shard or "",
+            f.table or "",
+            f.detail,
+            f.workspace or "",
+        ),
+    )
+
+
+def _folded(findings: list[Finding]) -> Iterator[Finding]:
+    """Make one finding of what differs in nothing but the workspace, where that is too many."""
+    groups: dict[tuple[str, str, str | None, str | None, str], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.check, finding.server, finding.shard, finding.table, finding.detail)
+        groups.setdefault(key, []).append(finding)
+    for group in groups.values():
+        if len(group) <= _TOLD_APART:
+            yield from group
+            continue
+        yield replace(
+            group[0],
+            workspace=None,
+            rows=sum(f.rows for f in group),
+            detail=f"{group[0].detail} ({len(group)} workspaces; the statement is of the first)",
+        )

@@ -1,0 +1,513 @@
+"""`verify`: each thing broken by hand is found by its check, and by those that it entails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from protocol import World, layout
+from psycopg.conninfo import make_conninfo
+from verified import SECRET, TABLES, audit, fill, found, key, sharded
+from verify_cases import CASES, FREELY, Case, unchecked
+
+from parlant_shard.cli import run
+from parlant_shard.errors import Exit, PrivilegeError, ShardError, TopologyError
+from parlant_shard.shardmap import bucket
+from parlant_shard.verify import CHECKS, Report
+from servers import Clusters
+
+pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, clusters=2, logical=True)]
+
+HOMES = {"a": ("core", "s1"), "b": ("core", "s1"), "c": ("east", "s2"), "d": ("east", "s3")}
+
+
+class Kept(World):
+    """A world that outlives the test that made it."""
+
+    def dsn(self, server: str) -> str:
+        if server not in self.dsns:
+            cluster = self.clusters.get(len(self.dsns) % self.over)
+            self.dsns[server] = cluster.new_database("verify", keep=True)
+        return self.dsns[server]
+
+
+@pytest.fixture(scope="module")
+def world(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Give a cluster that every test leaves as it found it."""
+    kept = Kept(tmp_path_factory.mktemp("verify"), clusters, over=2)
+    kept.apply(sharded())
+    fill(kept, HOMES)
+    yield kept
+    report = audit(kept, sharded())
+    assert (found(report), report.ok) == (set(), True)
+
+
+def normal(report: Report) -> set[str]:
+    """What was found, whatever the month."""
+    return {re.sub(r"_p\d{8}", "_p", f) for f in found(report)}
+
+
+def _filled_in(world: World, case: Case, statements: tuple[str, ...]) -> list[str]:
+    leaves = world.rows(
+        "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
+        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'log_s1'::regclass ORDER BY 1"
+    )
+    now, following = leaves[0], leaves[-1]
+    subscription = world.rows(
+        "SELECT subname FROM pg_subscription s JOIN pg_database d "
+        "ON d.oid = s.subdbid AND d.datname = current_database()",
+        server="east",
+    )[0][0]
+    definition = ""
+    if case.table:
+        definition = world.value(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+            f"WHERE conrelid = '{case.table}'::regclass AND conname LIKE '%workspace_check'",
+            server=case.server,
+        )
+    values = {
+        "{leaf}": now[0],
+        "{next}": following[0],
+        "{create next}": f"CREATE TABLE {following[0]} PARTITION OF log_s1 {following[1]}",
+        "{check}": definition,
+        "{subscription}": f"ALTER SUBSCRIPTION {subscription}",
+    }
+    found = []
+    for text in statements:
+        statement = text
+        for name, value in values.items():
+            statement = statement.replace(name, value)
+        found.append(statement)
+    return found
+
+
+def test_a_clean_cluster_gives_nothing(world: World) -> None:
+    report = audit(world, sharded())
+    assert (report.findings, report.failures) == ((), ())
+    assert [c.name for c in report.checks] == list(CHECKS)
+    assert all(c.ok for c in report.checks)
+    assert {s.server for s in report.snapshots} == {"core", "east"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_broken_is_found_and_nothing_else(
+    world: World, clusters: Clusters, case: Case
+) -> None:
+    if clusters.get(0).major < case.major:
+        pytest.skip(f"needs PostgreSQL {case.major}")
+    breaks, mends = (_filled_in(world, case, x) for x in (case.breaks, case.mends))
+    world.execute(*breaks, server=case.server)
+    try:
+        report = audit(world, sharded())
+        assert normal(report) == case.expected
+        assert report.failures == ()
+        for finding in report.findings:
+            if finding.statement is not None:
+                world.execute(finding.statement, server=finding.server)
+            if finding.sample:
+                assert 0 < len(finding.sample) <= finding.rows
+    finally:
+        world.execute(*mends, server=case.server)
+
+
+def test_every_check_is_broken_once() -> None:
+    seen = {e.split()[0] for case in CASES for e in case.expected}
+    # Those that need row-level security have a test of their own.
+    assert seen == set(CHECKS) - {"bypassing-roles", "superuser-owner"}
+
+
+def test_every_check_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(CHECKS)
+
+
+# --- snapshots and locks --------------------------------------------------------------------------
+
+
+def test_one_moment_and_no_lock_that_stays(world: World) -> None:
+    """Rows are judged by the snapshot, and nobody waits for a table that was read."""
+    steps: list[str] = []
+
+    def meanwhile(text: str) -> None:
+        steps.append(text)
+        if text.startswith("definitions"):
+            world.execute(FREELY, "INSERT INTO item_s1 (workspace_id, account_id) "
+                          "VALUES ('a', gen_random_uuid())")  # fmt: skip
+        if text.startswith("federated-rows"):
+            for server, table in (("core", "item_s1"), ("core", "log_s1"), ("east", "item_s2")):
+                world.execute(
+                    "SET lock_timeout = '1s'",
+                    f"DO $$ BEGIN LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; END $$",
+                    server=server,
+                )
+
+    try:
+        report = audit(world, sharded(), say=meanwhile)
+        assert steps[-1].startswith("federated-rows")
+        assert found(report) == set()
+        assert found(audit(world, sharded())) == {"parents core s1 item_s1 a"}
+    finally:
+        world.execute("DELETE FROM item_s1 i WHERE NOT EXISTS "
+                      "(SELECT FROM account_s1 a WHERE a.id = i.account_id)")  # fmt: skip
+
+
+def test_a_copy_that_is_a_moment_behind_is_none_that_differs(world: World) -> None:
+    with world.connect("east") as holder:
+        holder.execute("BEGIN")
+        holder.execute('LOCK TABLE "user" IN SHARE MODE')  # replication waits, readers do not
+        world.execute("""UPDATE "user" SET name = 'Zwei' WHERE id = 'u2'""")
+        looked: list[set[tuple[str, str]]] = []
+
+        def meanwhile(text: str) -> None:
+            if text.startswith("duplicate-key"):
+                looked.append(set(world.rows('SELECT id, name FROM "user"', server="east")))
+                holder.execute("ROLLBACK")
+
+        try:
+            report = audit(world, sharded(), say=meanwhile)
+        finally:
+            world.execute("""UPDATE "user" SET name = 'Two' WHERE id = 'u2'""")
+    assert ("u2", "Two") in looked[0]
+    assert found(report) == set()
+
+
+# --- one workspace, buckets -----------------------------------------------------------------------
+
+
+def test_one_workspace_on_every_server(world: World) -> None:
+    """What a move left behind is found, and nothing of anybody else."""
+    breaks = _filled_in(
+        world,
+        Case(
+            "",
+            set(),
+            unchecked(
+                "account_s1",
+                f"INSERT INTO account_s1 (id, workspace_id) VALUES ('{key('c', 'account')}', 'c')",
+                "INSERT INTO account_s1 (workspace_id) VALUES ('d')",
+            ),
+            (),
+            table="account_s1",
+        ),
+        unchecked(
+            "account_s1",
+            f"INSERT INTO account_s1 (id, workspace_id) VALUES ('{key('c', 'account')}', 'c')",
+            "INSERT INTO account_s1 (workspace_id) VALUES ('d')",
+        ),
+    )
+    world.execute(*breaks)
+    try:
+        report = audit(world, sharded(), workspace="c")
+        stale = {"misplaced-rows core s1 account_s1 c", "duplicate-key east s2 account_s2 c"}
+        # The view does not look there: it believes the CHECK.
+        assert found(report) == {*stale, "federated-rows core account_global c"}
+        assert found(audit(world, sharded(), workspace="a")) == set()
+        assert found(audit(world, sharded(), workspace="nobody")) == set()
+    finally:
+        world.execute(
+            "SET constraint_exclusion = off",
+            "DELETE FROM account_s1 WHERE workspace_id IN ('c', 'd')",
+        )
+    with pytest.raises(TopologyError) as refused:
+        audit(world, sharded(), workspace="")
+    assert refused.value.code == "PS704"
+
+
+def test_buckets(tmp_path: Path, clusters: Clusters) -> None:
+    """Lists win over buckets, and a function that was replaced deceives nobody."""
+    world = World(tmp_path, clusters, over=2)
+    shards = {
+        "s1": {"workspaces": ["a"], "buckets": "0-2047"},
+        "s2": {"server": "east", "workspaces": ["b"], "buckets": "2048-4095"},
+    }
+    what = sharded(shards)
+    world.apply(what)
+    homes = {"a": ("core", "s1"), "b": ("east", "s2")}
+    for name in ("k", "m", "n", "o"):
+        homes[name] = ("core", "s1") if bucket(name) < 2048 else ("east", "s2")
+    assert {s for _, s in (homes[n] for n in "kmno")} == {"s1", "s2"}
+    fill(world, homes)
+    assert found(audit(world, what)) == set()
+    stray = next(n for n in "kmno" if homes[n][1] == "s2")
+    world.execute(
+        "CREATE OR REPLACE FUNCTION parlant_shard.bucket(workspace text) RETURNS int "
+        "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT 0'",
+        f"INSERT INTO account_s1 (workspace_id) VALUES ('{stray}')",
+    )
+    assert f"misplaced-rows core s1 account_s1 {stray}" in found(audit(world, what))
+
+
+# --- row-level security ---------------------------------------------------------------------------
+
+GUARDED = """
+CREATE TABLE account (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), workspace_id text NOT NULL);
+ALTER TABLE account ENABLE ROW LEVEL SECURITY;
+ALTER TABLE account FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON account
+  USING (workspace_id = current_setting('parlant.workspace_id', true));
+"""
+
+
+def test_the_second_wall(tmp_path: Path, clusters: Clusters) -> None:
+    world = World(tmp_path, clusters)
+    names = {n: f"{n}_{secrets.token_hex(4)}" for n in ("app", "login", "boss")}
+    app, login, boss = names.values()
+    what = layout({"s1": ["a"]}, ddl=GUARDED, isolation={"rls": True, "role": app})
+    try:
+        world.apply(what)
+        world.execute(f"CREATE ROLE {login} LOGIN IN ROLE {app}", f"CREATE ROLE {boss}")
+        clean = audit(world, what)
+        assert {f.check for f in clean.findings} == {"superuser-owner"}
+        assert (clean.ok, clean.exit_code) == (True, Exit.DONE)
+        for breaks, mends, expected in (
+            (
+                "DROP POLICY tenant ON account_s1",
+                "CREATE POLICY tenant ON account_s1 USING "
+                "(workspace_id = current_setting('parlant.workspace_id', true))",
+                "policies account_s1",
+            ),
+            (
+                "ALTER POLICY tenant ON account_s1 USING (true)",
+                "ALTER POLICY tenant ON account_s1 USING "
+                "(workspace_id = current_setting('parlant.workspace_id', true))",
+                "policies account_s1",
+            ),
+            (
+                "ALTER TABLE account_s1 DISABLE ROW LEVEL SECURITY",
+                "ALTER TABLE account_s1 ENABLE ROW LEVEL SECURITY",
+                "policies account_s1",
+            ),
+            (
+                "ALTER TABLE account_s1 NO FORCE ROW LEVEL SECURITY",
+                "ALTER TABLE account_s1 FORCE ROW LEVEL SECURITY",
+                "policies account_s1",
+            ),
+            (
+                "CREATE POLICY more ON account_s1 USING (true)",
+                "DROP POLICY more ON account_s1",
+                "policies account_s1",
+            ),
+            (f"ALTER ROLE {app} BYPASSRLS", f"ALTER ROLE {app} NOBYPASSRLS", "bypassing-roles"),
+            (f"ALTER ROLE {login} BYPASSRLS", f"ALTER ROLE {login} NOBYPASSRLS", "bypassing-roles"),
+            (
+                f"ALTER ROLE {boss} SUPERUSER; GRANT {boss} TO {app}",
+                f"REVOKE {boss} FROM {app}; ALTER ROLE {boss} NOSUPERUSER",
+                "bypassing-roles",
+            ),
+            (
+                f"GRANT SELECT ON parlant_shard.placement TO {app}",
+                f"REVOKE SELECT ON parlant_shard.placement FROM {app}",
+                "grants parlant_shard.placement",
+            ),
+        ):
+            world.execute(*breaks.split("; "))
+            report = audit(world, what)
+            extra = [f for f in report.findings if f not in clean.findings]
+            assert {f"{f.check} {f.table or ''}".strip() for f in extra} == {expected}, breaks
+            assert report.exit_code == Exit.FINDINGS
+            world.execute(*mends.split("; "))
+        world.execute(f"ALTER TABLE account_s1 OWNER TO {app}")
+        assert "bypassing-roles core account_s1" in found(audit(world, what))
+    finally:
+        clusters.drop_databases()
+        with clusters.get(0).connect() as connection:
+            for name in (login, app, boss):
+                connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
+
+
+# --- what cannot be checked -----------------------------------------------------------------------
+
+
+def test_a_server_that_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dsns = dict(world.dsns)
+    nowhere = {
+        name: make_conninfo(dsn, host="127.0.0.1", port=port)
+        for port, (name, dsn) in enumerate(dsns.items(), 1)
+    }
+    for down in ({"east"}, {"core"}, {"core", "east"}):
+        world.dsns = {n: nowhere[n] if n in down else d for n, d in dsns.items()}
+        try:
+            file = world.load(sharded()).file
+            for name, dsn in world.dsns.items():
+                monkeypatch.setenv(name, dsn)
+            code = run(["verify", str(file), "--output", "json"])
+        finally:
+            world.dsns = dict(dsns)
+        said = capsys.readouterr()
+        if len(down) == 2:
+            assert code == Exit.CANNOT_CONNECT
+            assert json.loads(said.err.splitlines()[-1])["error"]["code"] == "PS401"
+            continue
+        report = json.loads(said.out)
+        assert (code, report["ok"], report["complete"]) == (Exit.FAILED, False, False)
+        assert report["findings"] == []
+        assert {f["server"] for f in report["failures"]} == down
+        assert not any(c["ok"] for c in report["checks"])
+
+
+def test_a_role_that_does_not_see_every_row(world: World, clusters: Clusters) -> None:
+    role, password = f"reader_{secrets.token_hex(4)}", "Not-Printed-55ab"
+    before = dict(world.dsns)
+    try:
+        for index in (0, 1):
+            with clusters.get(index).connect() as connection:
+                connection.execute(
+                    f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{password}'".encode()
+                )
+        as_reader = {n: make_conninfo(d, user=role, password=password) for n, d in before.items()}
+
+        def report(expected: str) -> Report:
+            world.dsns = dict(as_reader)
+            try:
+                found = audit(world, sharded())
+            finally:
+                world.dsns = dict(before)
+            assert found.exit_code == (Exit.FINDINGS if found.findings else Exit.FAILED)
+            assert password not in found.to_text()
+            assert any(expected in f.detail for f in found.failures), found.failures
+            return found
+
+        world.dsns = dict(as_reader)
+        with pytest.raises(PrivilegeError) as refused:
+            audit(world, sharded())
+        assert refused.value.code == "PS413"
+        world.dsns = dict(before)
+        internal = (
+            f"GRANT USAGE ON SCHEMA parlant_shard TO {role}",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA parlant_shard TO {role}",
+        )
+        for server in before:
+            world.execute(*internal, server=server)
+        blind = report(f'role "{role}" may not read')
+        assert {f.server for f in blind.failures} == {"core", "east"}
+        assert blind.findings == ()
+        for server in before:
+            world.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", server=server)
+        seeing = report("user mapping not found")  # of the federated views, which run as the caller
+        assert {f.check for f in seeing.failures} == {"federated-rows"}
+        world.execute("ALTER TABLE account_s1 ENABLE ROW LEVEL SECURITY")
+        report(f'role "{role}" does not see every row of "account_s1"')
+        world.execute(f"CREATE POLICY audit ON account_s1 FOR SELECT TO {role} USING (true)")
+        assert {f.check for f in report("user mapping").failures} == {"federated-rows"}
+    finally:
+        world.dsns = before
+        world.execute("DROP POLICY IF EXISTS audit ON account_s1")
+        world.execute("ALTER TABLE account_s1 DISABLE ROW LEVEL SECURITY")
+        for server in before:
+            world.execute(f"DROP OWNED BY {role}", server=server)
+        for index in (0, 1):
+            with clusters.get(index).connect() as connection:
+                connection.execute(f"DROP ROLE {role}".encode())
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from parlant_shard.topology import load_topology
+from parlant_shard.verify import site, state, verify
+from pathlib import Path
+site._FIRST = site._LEAST = site._MOST = 1  # every page is a batch
+state._PAUSE = 0
+advance = state.Progress.advance
+def deadly(self, unit, position, findings):
+    advance(self, unit, position, findings)
+    if unit.startswith("misplaced-rows core account_s1") and position.page == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+state.Progress.advance = deadly
+verify(load_topology(sys.argv[1]), state=Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_run_is_resumed(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds what it had found, once, and what was written meanwhile on pages it had read."""
+    world = World(tmp_path, clusters)
+    what = sharded({"s1": ["a"], "s2": ["c"]}, tables={**TABLES, "tariff": {"kind": "host"}})
+    world.apply(what)
+    fill(world, {"a": ("core", "s1"), "c": ("core", "s2")})
+    many = (
+        "INSERT INTO account_s1 (workspace_id, secret) "
+        f"SELECT 'a', repeat('{SECRET}', 10) FROM generate_series(1, 400)"
+    )
+    stray = "INSERT INTO account_s1 (workspace_id, secret) VALUES ('z', '{}')"
+    check = "CHECK (workspace_id = ANY ('{a}'::text[]))"
+    world.execute(
+        FREELY,
+        *(
+            s.replace("{check}", check)
+            for s in unchecked("account_s1", stray.format(1), many, stray.format(2))
+        ),
+        "VACUUM account_s1",
+    )
+    assert world.value("SELECT pg_relation_size('account_s1') / 8192") > 12
+    state = tmp_path / "verify.state"
+    file = world.load(what).file
+    environment = {**os.environ, **world.dsns}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(file), str(state)],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert SECRET not in state.read_text(encoding="utf-8")
+    assert state.stat().st_mode & 0o077 == 0
+    unit = json.loads(state.read_text(encoding="utf-8"))["open"]
+    assert [u["page"] for u in unit.values()] == [6]
+    # A row of nobody comes, on a page that was read already.
+    world.execute(
+        FREELY,
+        "DELETE FROM account_s1 WHERE ctid < '(1,0)' AND workspace_id = 'a' AND creator IS NULL",
+        "VACUUM account_s1",
+        *(s.replace("{check}", check) for s in unchecked("account_s1", stray.format(3))),
+    )
+    place = world.value("SELECT ctid FROM account_s1 WHERE secret = '3'")
+    assert place.startswith("(0,")
+    with pytest.raises(ShardError) as refused:
+        audit(world, what, state=state, workspace="a")
+    assert refused.value.code == "PS701"
+    report = audit(world, what, state=state)
+    rows = {(f.check, f.workspace): f.rows for f in report.findings}
+    # The strays' reference row is missing as well: looked for after the resume.
+    assert rows == {("misplaced-rows", "z"): 3, ("parents", "z"): 3}
+    assert len(report.snapshots) == 4
+    assert "more than one snapshot" in report.to_text()
+    assert not state.exists()
+    state.write_text("[]", encoding="utf-8")
+    with pytest.raises(ShardError) as refused:
+        audit(world, what, state=state)
+    assert refused.value.code == "PS700"
+
+
+def test_the_command_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(world.load(sharded()).file)
+    for name, dsn in world.dsns.items():
+        monkeypatch.setenv(name, dsn)
+    assert run(["verify", file]) == Exit.DONE
+    assert "0 errors, 0 warnings." in capsys.readouterr().out
+    world.execute("GRANT SELECT ON item_s1 TO PUBLIC")
+    try:
+        assert run(["verify", file, "--output", "json"]) == Exit.FINDINGS
+    finally:
+        world.execute("REVOKE SELECT ON item_s1 FROM PUBLIC")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["format_version"], report["ok"], report["complete"]) == (1, False, True)
+    (finding,) = report["findings"]
+    assert {k: finding[k] for k in ("check", "server", "shard", "table", "workspace", "rows")} == {
+        "check": "grants", "server": "core", "shard": "s1", "table": "item_s1",
+        "workspace": None, "rows": 0,
+    }  # fmt: skip
+    assert {c["name"]: c["ok"] for c in report["checks"]}["grants"] is False
