@@ -549,7 +549,7 @@ def test_a_live_schema_is_checked_by_the_plan(here: Path) -> None:
     with pytest.raises(TopologyError) as caught:
         check_tables(topology, declared)
     error = caught.value
-    assert (error.code, error.line, error.path) == ("PS140", 12, "tables.thing.partition.by")
+    assert (error.code, error.line, error.path) == ("PS144", 12, "tables.thing.partition.by")
 
 
 def test_another_namespace(here: Path) -> None:
