@@ -124,8 +124,8 @@ def test_transactions_and_savepoints(router: Router) -> None:
         assert connection.execute(named, ["ws1"]).fetchall() == [("of ws1",)]
         with connection.transaction(force_rollback=True):
             assert connection.execute(named, ["ws2"]).fetchall() == [("of ws2",)]
-        assert connection.execute(named, ["ws1"]).fetchall() == [("of ws1",)]
         assert connection.execute(named, ["ws2"]).fetchall() == [("of ws2",)]
+        assert connection.execute(named, ["ws1"]).fetchall() == [("of ws1",)]
 
 
 def test_cursors_pipelines_batches_and_copies(router: Router) -> None:
