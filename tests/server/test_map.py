@@ -150,7 +150,7 @@ def test_version_1_of_our_schema_is_upgraded_by_a_planned_step(world: World, on:
     apply(topology)
     world.execute(
         "DROP TABLE parlant_shard.map, parlant_shard.retired, parlant_shard.sample, "
-        "parlant_shard.audit",
+        "parlant_shard.audit, parlant_shard.signing_key",
         "DROP FUNCTION parlant_shard.audit_append(), parlant_shard.audit_refuse()",
         "UPDATE parlant_shard.meta SET version = 1",
         server=on,

@@ -150,6 +150,8 @@ class ShardTables:
 
     def _referenced_keys(self, base: Catalog, logical: str) -> list[tuple[str, ...]]:
         """The (key, column) pairs that composite foreign keys of other tables point at."""
+        if logical == AUDIT_TABLE:
+            return []  # nothing refers to it
         table, key = base.tables[logical], self.tenancy.key
         have = {k.columns for k in table.keys}
         found: dict[tuple[str, ...], None] = {}
