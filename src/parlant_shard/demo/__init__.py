@@ -1,4 +1,4 @@
-"""The main job end to end on three embedded servers: plan, apply, load, read, change, resume.
+"""The main job end to end on three embedded servers, from the first plan to the last audit.
 
 Every sentence that is printed as `ok` was checked; the first one that is not true ends the demo
 with an error. The servers are stopped whatever happens.
@@ -29,7 +29,7 @@ from psycopg.sql import SQL, Identifier
 
 from parlant_shard import db, local, render
 from parlant_shard.apply import application_name, apply
-from parlant_shard.demo import data
+from parlant_shard.demo import data, later
 from parlant_shard.errors import ShardError
 from parlant_shard.names import suffixed
 from parlant_shard.plan import Plan
@@ -59,7 +59,8 @@ tables:
   user: {{kind: reference}}
   workspace: {{kind: reference}}
   parlant_event:
-    partition: {{by: created_at, every: 1 month, premake: 2, retention: 6 months}}
+    partition:
+      {{by: created_at, every: 1 month, premake: 2, retention: 6 months, archive: archive/}}
 {indexes}"""
 
 Shards = Mapping[str, tuple[str, tuple[str, ...]]]
@@ -173,6 +174,9 @@ class _Story:
             self.deletes,
             self.change,
             self.kill_and_resume,
+            self.route,
+            self.maintain,
+            self.verify,
             self.look,
         ):
             chapter()
@@ -547,7 +551,21 @@ class _Story:
         found = [sys.executable, "-m", "parlant_shard", name, str(self.file)]
         return [*found, "--yes"] if name == "apply" else found
 
-    # --- 9: status --------------------------------------------------------------------------------
+    # --- 9 to 11: the application, time, the audit ------------------------------------------------
+
+    def route(self) -> None:
+        self.heading("The application goes through the router")
+        later.routed(load_topology(self.file), self.check)
+
+    def maintain(self) -> None:
+        self.heading("Four months pass: partitions, archives, and one that comes back")
+        later.time_passes(load_topology(self.file), self.check, self.line)
+
+    def verify(self) -> None:
+        self.heading("parlant-shard verify topology.yaml")
+        later.verified(load_topology(self.file), self.check)
+
+    # --- 12: status -------------------------------------------------------------------------------
 
     def look(self) -> None:
         self.heading("parlant-shard status topology.yaml")
