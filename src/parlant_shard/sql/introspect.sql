@@ -194,7 +194,7 @@ SELECT p.proname AS name,
          AS signature,
        pg_catalog.pg_get_functiondef(p.oid) AS definition,
        -- Of the functions of the wall: who may call them and name them, beside the owner.
-       CASE WHEN n.nspname = 'parlant_shard' AND p.proname !~ '^(refuse|cascade)_' THEN ARRAY(
+       CASE WHEN n.nspname = 'parlant_shard' AND p.proname !~ '^(refuse|cascade|row_audit)_' THEN ARRAY(
               SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END
                 FROM pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) x
                WHERE x.grantee <> p.proowner
