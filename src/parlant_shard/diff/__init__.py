@@ -12,12 +12,14 @@ from parlant_shard.diff.context import Context
 from parlant_shard.diff.indexes import partitioned_index, rolled_from, rolled_to, same_index
 from parlant_shard.diff.leftovers import FILLING, GUARD, LEFTOVER, NEW, not_null_proof, temporary
 from parlant_shard.diff.partitions import by_parent, guarded
+from parlant_shard.diff.properties import OUR_POLICIES
 
 __all__ = [
     "FILLING",
     "GUARD",
     "LEFTOVER",
     "NEW",
+    "OUR_POLICIES",
     "Context",
     "by_parent",
     "diff",

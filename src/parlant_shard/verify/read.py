@@ -130,8 +130,8 @@ def _seen(
     found = {n: there.get(n) or _stand_in(topology, n, there) for n in topology.servers}
     live = {n: catalogs.get(n, Catalog()) for n in topology.servers}
     found = _as_applied(topology, found, live)
-    role = topology.isolation.role
-    live = {n: replace(c, roles=found[n].roles & {role or ""}) for n, c in live.items()}
+    named = {topology.isolation.role, topology.isolation.analytics}
+    live = {n: replace(c, roles=found[n].roles & named) for n, c in live.items()}
     majors = sorted({f.major for f in found.values()})
     base = {major: planner.base_catalog(topology, live, found, major) for major in majors}
     kinds = tenancy(base[majors[0]], topology)

@@ -70,7 +70,10 @@ class Site:
             with self.connection.transaction(force_rollback=True):
                 # Deparsing a view locks the tables below it.
                 self.catalog: Catalog = introspect(
-                    self.connection, namespace=topology.namespace, topology=topology.name
+                    self.connection,
+                    namespace=topology.namespace,
+                    topology=topology.name,
+                    epochs=topology.epochs,
                 )
         except psycopg.Error as error:
             self.close()

@@ -16,12 +16,18 @@ from parlant_shard import changes as c
 from parlant_shard.catalog import Check, ForeignKey, Policy, Relkind, Table
 from parlant_shard.ddl import render
 from parlant_shard.desired import check_name, fdw_name, publication_name, subscription_name
-from parlant_shard.diff import Context, diff
+from parlant_shard.diff import OUR_POLICIES, Context, diff
 from parlant_shard.errors import ShardError
 from parlant_shard.names import suffixed
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import Finding, Severity
-from parlant_shard.verify.words import column_text, words
+from parlant_shard.verify.words import (
+    column_text,
+    function_words,
+    signing_words,
+    wall_words,
+    words,
+)
 
 
 def definitions(seen: Seen) -> Iterator[Finding]:
@@ -75,9 +81,10 @@ def _unknowable(seen: Seen, change: c.Change) -> bool:
             | c.RefreshSubscription()
             | c.AwaitSubscription()
             | c.DropSubscription()
-            | c.SetFunction()
         ):
             return True
+        case c.SetFunction(function=function):
+            return function.executors is None  # what guards rows does not depend on it
     return False
 
 
@@ -111,8 +118,24 @@ def _of_change(seen: Seen, change: c.Change) -> Iterator[Finding]:
         case c.CreatePartition() | c.FinalizeDetach():
             yield find("partitions", words(change), "partitions", "warning")
         case c.SetPolicy(table=table) | c.AlterTable(table=table, aspect=c.Aspect.ROW_SECURITY):
-            check_ = "policies" if table.parent is None else "partitions"
-            yield find(check_, words(change), "policies")
+            yield find(_guards(table), words(change), "policies")
+        case c.SetWall(table=table):
+            for text in wall_words(change):
+                yield find(_guards(table), text, "policies")
+            if change.grants:
+                yield find("schema", _missing_grants(change), None, "warning")
+        case c.SetSigningKeys():
+            for text in signing_words(change):
+                yield find("policies", text, "signing")
+        case c.SetFunction(function=function) if function.executors is not None:
+            there = seen.live[change.server].functions.get(function.signature)
+            for text in function_words(change, there):
+                yield find("policies", text, "functions")
+        case c.DropFunction(function=function):
+            left = f"the function {function.signature} is not needed; it passes over policies"
+            yield find("policies", left, "functions")
+        case c.CreateRole() if seen.topology.isolation.rls:
+            yield find("policies", words(change), "roles")
         case c.CreateIndex(leaves=leaves, exists=True):
             for leaf in leaves:
                 if not any(i.parent == change.index.name for i in leaf.indexes):
@@ -145,6 +168,19 @@ def _of_change(seen: Seen, change: c.Change) -> Iterator[Finding]:
             yield find("replication", words(change), "triggers")
         case _:
             yield find("schema", words(change), None, "warning")
+
+
+def _guards(table: Table) -> str:
+    """The check that is about the row-level security of a table, or of a partition."""
+    return "policies" if table.parent is None else "partitions"
+
+
+def _missing_grants(change: c.SetWall) -> str:
+    return words(
+        c.AddGrants(
+            server=change.server, table=change.table, shard=change.shard, grants=change.grants
+        )
+    )
 
 
 def _is_shard_check(seen: Seen, change: c.AddCheck | c.SwapCheck | c.ValidateConstraint) -> bool:
@@ -239,19 +275,21 @@ def _policies(seen: Seen, server: str) -> Iterator[Finding]:
     for name, table in sorted(live.tables.items()):
         root = table.parent or name
         managed = wanted.managed.get(("table", root))
-        if managed is None or not managed.shard or table.kind is Relkind.FOREIGN:
+        if managed is None or table.kind is Relkind.FOREIGN:
             continue
-        asked = {
+        if not managed.shard and not wanted.tables[root].row_security:
+            continue  # a reference table that is not guarded: its policies are its owner's
+        asked = OUR_POLICIES | {
             p.name for t in (wanted.tables.get(name), wanted.tables[root]) if t for p in t.policies
         }
-        find = _finder_of(seen, server, managed.shard, name)
+        find = _finder_of(seen, server, managed.shard or None, name)
         for policy in table.policies:
             if policy.name in asked:
                 continue
-            check = "policies" if table.parent is None else "partitions"
             # Permissive ones are OR-ed: one more lets more through. Restrictive ones only narrow.
             severity: Severity = "error" if policy.permissive else "warning"
-            yield find(check, f"{_described(policy)} is in no topology", "policies", severity)
+            detail = f"{_described(policy)} is in no topology"
+            yield find(_guards(table), detail, "policies", severity)
 
 
 def _described(policy: Policy) -> str:
@@ -379,6 +417,10 @@ _SHOWS = {
 _SHOWS_ALL = {
     "servers": "SELECT srvname, srvoptions FROM pg_catalog.pg_foreign_server",
     "replication": "SELECT subname, subenabled, subpublications FROM pg_catalog.pg_subscription",
+    "signing": "SELECT id FROM parlant_shard.signing_key",
+    "functions": "SELECT oid::pg_catalog.regprocedure, proacl, prosrc FROM pg_catalog.pg_proc "
+    "WHERE pronamespace = pg_catalog.to_regnamespace('parlant_shard')",
+    "roles": "SELECT rolname, rolsuper, rolbypassrls FROM pg_catalog.pg_roles",
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from parlant_shard import changes as c
-from parlant_shard.catalog import Column
+from parlant_shard.catalog import Column, Function, Table
 
 
 def words(change: c.Change) -> str:
@@ -53,16 +55,12 @@ def words(change: c.Change) -> str:
         case c.SetPolicy(policy=policy, exists=exists):
             return f'the policy "{policy.name}" is {"another" if exists else "missing"}'
         case c.AlterTable(aspect=c.Aspect.ROW_SECURITY, live=live, table=table):
-            if table.row_security and not live.row_security:
-                return "row-level security is disabled"
-            if table.force_row_security and not live.force_row_security:
-                return "row-level security is not forced: the owner passes over it"
-            return "row-level security is on, and should not be"
+            return _row_security(live, table)
         case c.AlterTable(aspect=aspect):
             return f"the {aspect.value} differ from what the topology asks for"
         case c.AddGrants(grants=grants):
             listed = ", ".join(f"{g.privilege} for {g.role or 'PUBLIC'}" for g in grants)
-            return f"privileges that the schema grants are missing: {listed}"
+            return f"privileges that the table should have are missing: {listed}"
         case c.CreateView(exists=exists):
             return "the view is another" if exists else "the view is missing"
         case c.DropView():
@@ -94,6 +92,54 @@ def words(change: c.Change) -> str:
         case c.DropPublication(publication=publication):
             return f'the publication "{publication.name}" is not needed'
     return f"differs from what the topology asks for ({type(change).__name__})"
+
+
+def wall_words(change: c.SetWall) -> Iterator[str]:
+    """What is wrong with our policies of a table and with its row-level security, one by one."""
+    for policy in change.policies:
+        state = "another" if policy.name in change.dropped else "missing"
+        yield f'the policy "{policy.name}" is {state}'
+    for name in change.dropped:
+        if all(policy.name != name for policy in change.policies):
+            yield f'the policy "{name}" is not among those that the table should have'
+    live, table = change.live, change.table
+    if (live.row_security, live.force_row_security) != (
+        table.row_security,
+        table.force_row_security,
+    ):
+        yield _row_security(live, table)
+
+
+def signing_words(change: c.SetSigningKeys) -> Iterator[str]:
+    """Which workspace tokens a server takes for genuine, and should not, or the other way round."""
+    for key in change.delete:
+        yield f'workspace tokens of the signing key "{key}" are accepted, and should not be'
+    for key in change.add:
+        yield f'workspace tokens of the signing key "{key}" are not accepted'
+
+
+def function_words(change: c.SetFunction, live: Function | None) -> Iterator[str]:
+    """What is wrong with a function of the wall: what it does, and who may call it."""
+    signature, wanted = change.function.signature, change.function.executors or ()
+    if live is None or live.definition != change.function.definition:
+        yield f"the function {signature} is {'another' if live else 'missing'}"
+    if live is None or live.executors == wanted:
+        return
+    have = live.executors or ()
+    for role in sorted({*have} - {*wanted}):
+        yield f"{role or 'PUBLIC'} may call the function {signature}"
+    for role in sorted({*wanted} - {*have}):
+        yield f'"{role}" may not call the function {signature}'
+
+
+def _row_security(live: Table, table: Table) -> str:
+    if table.row_security and not live.row_security:
+        return "row-level security is disabled"
+    if table.force_row_security and not live.force_row_security:
+        return "row-level security is not forced: the owner passes over it"
+    if not table.row_security:
+        return "row-level security is on, and should not be"
+    return "row-level security is forced, and should not be"
 
 
 def column_text(column: Column) -> str:
