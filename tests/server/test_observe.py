@@ -220,13 +220,14 @@ def test_maintain_needs_no_figure(world: World) -> None:
         other.execute("BEGIN")
         report = upkeep.maintain(
             world.load(what),
+            sizes=True,
             confirm=lambda _plan: (
                 other.execute("LOCK TABLE item_s1 IN ACCESS EXCLUSIVE MODE") and None
             ),
         )
     assert [f.message for f in report.failures] == []
     assert report.sizes == []
-    assert len(upkeep.maintain(world.load(what)).sizes) == 3
+    assert len(upkeep.maintain(world.load(what), sizes=True).sizes) == 3
 
 
 # --- statements -----------------------------------------------------------------------------------

@@ -38,7 +38,12 @@ def maintain(
             typer.echo(render.plan_text(found, sql=options.verbose))
 
     report = upkeep.maintain(
-        topology, now=moment, dry_run=dry_run, listener=progress, confirm=count
+        topology,
+        now=moment,
+        dry_run=dry_run,
+        sizes=metrics_file is not None and not dry_run,
+        listener=progress,
+        confirm=count,
     )
     if options.json:
         write_json(report.to_json())

@@ -163,9 +163,14 @@ class Report:
 
 
 def figures(
-    report: Report, topology: Topology, sites: Iterable[Site], found: Mapping[str, Found]
+    report: Report,
+    topology: Topology,
+    sites: Iterable[Site],
+    found: Mapping[str, Found],
+    *,
+    sizes: bool,
 ) -> None:
-    """Look at the servers once more: how far partitions reach, and what waits."""
+    """Look at the servers once more: how far partitions reach, what waits, and how large it is."""
     for site in sites:
         try:
             report.cuts += cuts(
@@ -175,7 +180,8 @@ def figures(
                 report.now,
                 found[site.server].default_rows,
             )
-            report.sizes += _sizes(topology, site)
+            if sizes:
+                report.sizes += _sizes(topology, site)
             for row in site.retired():
                 options = topology.tables.get(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:

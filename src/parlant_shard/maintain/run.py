@@ -49,6 +49,7 @@ def maintain(
     *,
     now: datetime | None = None,
     dry_run: bool = False,
+    sizes: bool = False,
     listener: Listener = quiet,
     confirm: Callable[[Plan], None] = lambda _plan: None,
 ) -> Report:
@@ -56,7 +57,8 @@ def maintain(
 
     Raises Locked while an `apply` runs. Every other failure is in the report: it stops the table or
     the server that it is of, and no other. `now` is UTC without zone; without it the coordinator's
-    clock decides, or that of the first server that answers.
+    clock decides, or that of the first server that answers. `sizes` asks for the sizes of tables
+    as well, which the metrics have.
     """
     began = time.monotonic()
     run = _Run(topology, listener)
@@ -80,7 +82,7 @@ def maintain(
             report.failures.append(Failure.of(error, server=server))
         if not dry_run:
             run.execute(plan, work, report)
-        figures(report, topology, run.open_sites(), found)
+        figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
         return report
     finally:
