@@ -1167,7 +1167,7 @@ def test_a_schema_that_cannot_be_sharded(
             id="no-partition-column",
         ),
         pytest.param(
-            "tables: {item: {partition: {by: size, every: 1 month}}}\n",
+            "tables: {item: {partition: {by: item_type, every: 1 month}}}\n",
             "PS140",
             "tables.item.partition.by",
             'the partition column "size" of "item" is of type int8, not a date or a timestamp',

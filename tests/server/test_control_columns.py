@@ -228,7 +228,7 @@ def test_another_unit_than_the_partitions_have(world: World) -> None:
     assert refused.value.code == "PS580"
     # Read in milliseconds they would all have expired in 1970.
     report = upkeep.maintain(world.load(wrong))
-    assert [f.code for f in report.failures] == ["PS530"]
+    assert [f.code for f in report.failures] == ["PS580"]
     assert report.plan.steps == ()
     settled_later = maintain(world, what)
     assert settled_later.failures == []

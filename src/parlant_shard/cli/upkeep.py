@@ -50,7 +50,7 @@ def maintain(
         now=moment,
         dry_run=dry_run,
         move=move_limit if move_default_rows else None,
-        sizes=metrics_file is not None,
+        sizes=metrics_file is not None and not dry_run,
         listener=progress,
         confirm=count,
     )

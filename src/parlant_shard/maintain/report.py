@@ -192,7 +192,7 @@ def figures(
     *,
     sizes: bool,
 ) -> None:
-    """Look at the servers once more: how far partitions reach, and what waits."""
+    """Look at the servers once more: how far partitions reach, what waits, and how large it is."""
     emptied = {(m.server, m.default) for m in report.moved}
     for site in sites:
         try:
