@@ -1112,8 +1112,8 @@ def test_a_column_of_a_domain(bench: Bench, core: str) -> None:
             "PS140",
             9,
             "tables.item.partition.by",
-            'the partition column "id" of "item" is of type text, not a date, a timestamp, a bigint '
-            "or a uuid",
+            'the partition column "id" of "item" is of type text, not a date, a timestamp, a '
+            "bigint or a uuid",
             "columns that fit: at",
             id="partition-column-type",
         ),
@@ -1171,8 +1171,8 @@ def test_a_schema_that_cannot_be_sharded(
             "tables: {item: {partition: {by: item_type, every: 1 month}}}\n",
             "PS140",
             "tables.item.partition.by",
-            'the partition column "item_type" of "item" is of type varchar, not a date, a timestamp, '
-            "a bigint or a uuid",
+            'the partition column "item_type" of "item" is of type varchar, not a date, a '
+            "timestamp, a bigint or a uuid",
             "columns that fit: at",
             id="partition-column-type",
         ),
