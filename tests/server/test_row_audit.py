@@ -14,6 +14,7 @@ from protocol import BY_MONTH, DELETES, DROPS, SCHEMA, Layout, World, layout
 from psycopg import sql
 from test_maintain import bounds, cut, maintain, months, now_of, settled
 
+from parlant_shard import privacy
 from parlant_shard.errors import SchemaError, TopologyError
 from parlant_shard.planner import make_plan
 from servers import Clusters
@@ -308,3 +309,59 @@ def test_the_horizon_and_the_cut(world: World) -> None:
     world.converge(what)
     report = maintain(world, what, now_of(world) + timedelta(days=40))
     assert {c.logical for c in report.cuts} == {"log", "parlant_shard_audit"}
+
+
+def test_a_purge_takes_what_was_recorded_of_a_workspace(world: World, tmp_path: Path) -> None:
+    what = recorded(shards={"s1": ["a", "b"]}, cut_log=True)
+    world.converge(what)
+
+    def write(workspace: str) -> None:
+        world.execute(
+            f"INSERT INTO account_s1 (workspace_id) VALUES ('{workspace}')",
+            f"INSERT INTO item_s1 (workspace_id, account_id) SELECT '{workspace}', id "
+            f"FROM account_s1 WHERE workspace_id = '{workspace}'",
+        )
+
+    write("a")
+    write("b")
+    kept = rows(world, "workspace_id, table_name, operation")
+    assert sorted(kept) == [(w, t, "INSERT") for w in "ab" for t in ("account", "item")]
+    # Others load what is exported; a record of who changed it is none of that.
+    exported = privacy.export(world.load(what), "a", file=tmp_path / "a.tar")
+    assert {t["table"] for t in exported.tables} == {"account", "item", "log"}
+    assert any("parlant_shard_audit_s1" in n for n in exported.notices)
+    # Its deletes are recorded like anyone's: that goes too, and is not counted.
+    done = privacy.purge(world.load(what), "a", allow=DELETES)
+    assert done.rows == {"account": 1, "item": 1, "parlant_shard_audit": 2}
+    assert sorted(rows(world, "workspace_id, table_name, operation")) == sorted(kept)[2:]
+    trail = (
+        "SELECT objects, detail -> 'rows' FROM parlant_shard.audit "
+        "WHERE command = 'workspace purge' ORDER BY id DESC LIMIT 1"
+    )
+    assert world.rows(trail) == [(["a"], dict(done.rows))]
+    # A workspace of which nothing was recorded before, but for its purge.
+    clear(world)
+    done = privacy.purge(world.load(what), "b", allow=DELETES)
+    assert done.rows == {"account": 1, "item": 1}
+    assert rows(world) == []
+
+
+def test_behind_the_wall(world: World, app: str) -> None:
+    """The record has no policy and is not FORCE: its owner writes and reads it, nobody else."""
+    what = recorded(cut_log=True, isolation={"rls": True, "role": app})
+    world.converge(what)
+    closed = world.rows(
+        "SELECT DISTINCT c.relrowsecurity, c.relforcerowsecurity, p.polname FROM pg_class c "
+        "LEFT JOIN pg_policy p ON p.polrelid = c.oid "
+        "WHERE c.relname LIKE 'parlant\\_shard\\_audit\\_%' AND c.relkind IN ('r', 'p')"
+    )
+    assert closed == [(True, False, None)]
+    with world.connect() as connection:
+        connection.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(app)))
+        connection.execute("SELECT set_config('parlant.workspace_id', 'a', false)")
+        connection.execute("INSERT INTO account_s1 (workspace_id) VALUES ('a')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT FROM parlant_shard_audit_s1")
+    assert rows(world, "workspace_id, table_name, actor") == [("a", "account", app)]
+    maintain(world, what, months(now_of(world), 4))
+    settled(world, what)

@@ -85,6 +85,23 @@ def test_every_command_leaves_its_row(world: World, capsys: pytest.CaptureFixtur
     assert "3 rows, its chain holds" in capsys.readouterr().out
 
 
+def test_verify_leaves_its_row(world: World, tmp_path: Path) -> None:
+    world.apply(WHAT)
+    assert command(world, WHAT, "verify") == 0
+    last = rows(world)[-1]
+    assert (last["command"], last["result"], last["objects"]) == ("verify", "done", [])
+    assert last["detail"]["errors"] == last["detail"]["not_checked"] == 0
+    world.execute("ALTER TABLE account_s1 DROP CONSTRAINT account_s1_workspace_check")
+    assert command(world, WHAT, "verify", "--workspace", "a") == 3
+    last = rows(world)[-1]
+    assert (last["command"], last["result"], last["objects"]) == ("verify", "findings", ["a"])
+    assert (last["detail"]["errors"], last["detail"]["checks"]) == (1, ["shard-check"])
+    (tmp_path / "state").write_text("something else")
+    assert command(world, WHAT, "verify", "--state", str(tmp_path / "state")) == 1
+    last = rows(world)[-1]
+    assert (last["result"], last["detail"]["code"]) == ("failed", "PS700")
+
+
 def test_refusals_failures_and_dead_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.apply(WHAT)
     without = layout({"s1": ["a"], "s2": ["b"]})

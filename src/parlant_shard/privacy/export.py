@@ -33,7 +33,7 @@ from parlant_shard.privacy.order import parents_first
 from parlant_shard.privacy.tarball import Tarball
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.sqlfiles import queries
-from parlant_shard.topology import Topology
+from parlant_shard.topology import AUDIT_TABLE, Topology
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -158,6 +158,7 @@ class _Sources:
     found: tuple[Holding, ...]
     taken_at: Mapping[str, str]
     archives: tuple[Mapping[str, Any], ...]
+    recorded: tuple[str, ...]  # tables of recorded changes
 
     def members(self) -> list[_Source]:
         """What other rows refer to comes first, so that it can be loaded in this order."""
@@ -184,13 +185,19 @@ def _sources(topology: Topology, home: Home, stack: ExitStack) -> _Sources:
         row = connections[server].execute(queries("privacy")["snapshot"]).fetchone()
         assert row is not None
         taken_at[server] = row["taken_at"]
-    found = tuple(h for h in holdings(shard_map, catalogs, leaves=False) if _is_asked(h, home))
+    everything = holdings(shard_map, catalogs, leaves=False)
+    found = tuple(h for h in everything if _is_asked(h, home))
     return _Sources(
         shard_map=shard_map,
         connections=connections,
         found=found,
         taken_at=taken_at,
         archives=archives(connections[home.server], topology, home.shard),
+        recorded=tuple(
+            h.table.name
+            for h in everything
+            if h.logical == AUDIT_TABLE and (h.server, h.shard) == (home.server, home.shard)
+        ),
     )
 
 
@@ -230,7 +237,7 @@ def _snapshot(
 
 def _is_asked(holding: Holding, home: Home) -> bool:
     at_home = holding.shard == home.shard and holding.server == home.server
-    return at_home or holding.where is Where.COORDINATOR
+    return (at_home or holding.where is Where.COORDINATOR) and holding.logical != AUDIT_TABLE
 
 
 def _member(
@@ -319,17 +326,25 @@ def _manifest(
         "checksum": ALGORITHM,
         "rows": sum(t["rows"] for t in tables),
         "tables": tables,
-        "not_included": {"tables": without, "archives": list(sources.archives)},
-        "notices": list(_notices(without, sources.archives)),
+        "not_included": {
+            "tables": without,
+            "recorded_changes": list(sources.recorded),
+            "archives": list(sources.archives),
+        },
+        "notices": list(_notices(without, sources.recorded, sources.archives)),
     }
 
 
-def _notices(without: list[str], archived: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
+def _notices(
+    without: list[str], recorded: tuple[str, ...], archived: tuple[Mapping[str, Any], ...]
+) -> Iterator[str]:
     if without:
         yield (
             f"tables that do not say whose their rows are, and are not included: "
             f"{', '.join(without)}"
         )
+    if recorded:
+        yield f"recorded changes are not included: {', '.join(recorded)}"
     for entry in archived:
         yield (
             f'archive "{entry["path"]}" of "{entry["table"]}" ({entry["from"]} to {entry["to"]}) '

@@ -4,7 +4,8 @@
 2. Rows go from every shard, in batches: those that refer before those that are referred to.
 3. So do its rows of reference and host tables on the coordinator; the workspace itself is the last.
 4. Copies of reference tables follow by replication: waited for.
-5. When nothing is found any more, all of them say `purged`.
+5. What was recorded of its rows goes last: the deletes before it were recorded too.
+6. When nothing is found any more, all of them say `purged`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from parlant_shard.privacy.holdings import Holding, Where
 from parlant_shard.privacy.home import Home
 from parlant_shard.privacy.order import blocking, children_first, groups
 from parlant_shard.sqlfiles import queries
+from parlant_shard.topology import AUDIT_TABLE
 
 # Settings of a batch's transaction, which its statement reads: how many rows, and which blocks.
 BATCH, LOW, HIGH = "parlant_shard.batch", "parlant_shard.low", "parlant_shard.high"
@@ -39,8 +41,9 @@ class Stage(IntEnum):
     ROWS = 3
     REFERENCE = 4
     COPIES = 5
-    SETTLE = 6
-    SETTLE_MAP = 7
+    RECORDED = 6
+    SETTLE = 7
+    SETTLE_MAP = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +89,23 @@ def deleting(workspace: str, found: Iterable[Found]) -> tuple[Step, ...]:
     """Return the steps that delete what was found, and those that wait for copies to follow."""
     found = [f for f in found if f.rows]
     steps: list[Step] = []
-    for stage, wanted in ((Stage.ROWS, False), (Stage.REFERENCE, True)):
-        mine = [
-            f
-            for f in found
-            if f.holding.where is not Where.COPY
-            and (f.holding.where is Where.COORDINATOR) == wanted
-        ]
+    for stage in (Stage.ROWS, Stage.REFERENCE, Stage.COPIES, Stage.RECORDED):
+        mine = [f for f in found if _stage(f.holding) is stage]
         for server in sorted({f.holding.server for f in mine}):
             here = [f for f in mine if f.holding.server == server]
-            steps += _on_server(workspace, stage, here)
-    copies = [f.holding for f in found if f.holding.where is Where.COPY]
-    for server in sorted({h.server for h in copies}):
-        steps.append(_wait(workspace, server, [h for h in copies if h.server == server]))
+            if stage is Stage.COPIES:
+                steps.append(_wait(workspace, server, [f.holding for f in here]))
+            else:
+                steps += _on_server(workspace, stage, here)
     return tuple(steps)
+
+
+def _stage(holding: Holding) -> Stage:
+    if holding.logical == AUDIT_TABLE:
+        return Stage.RECORDED
+    return {Where.COORDINATOR: Stage.REFERENCE, Where.COPY: Stage.COPIES}.get(
+        holding.where, Stage.ROWS
+    )
 
 
 # --- rows -----------------------------------------------------------------------------------------

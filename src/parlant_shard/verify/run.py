@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg.sql import SQL, Composable, Literal
 
-from parlant_shard import db
+from parlant_shard import db, trail
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.shardmap import shard_of
 from parlant_shard.topology import Topology
@@ -43,6 +43,8 @@ def verify(
 ) -> Report:
     """Audit every server of a topology, or what concerns one workspace. Changes nothing.
 
+    Leaves a row in the audit trail, where the role may write there.
+
     With `state` what is finished is kept in a file, and an interrupted run goes on there. Raises
     CannotConnect when no server can be reached.
     """
@@ -53,7 +55,14 @@ def verify(
             hint="name a workspace, or leave --workspace out; rows with an empty workspace are "
             "found by the audit of everything",
         )
-    progress = load(state, topology, workspace)
+    with trail.recorded(topology, "verify", tell=say, reader=True) as entry:
+        entry.objects = [] if workspace is None else [workspace]
+        report = _audit(topology, workspace, load(state, topology, workspace), say)
+        _note(entry, report)
+    return report
+
+
+def _audit(topology: Topology, workspace: str | None, progress: Progress, say: Say) -> Report:
     stop = threading.Event()
     seen = read(topology, workspace, stop)
     run = _Run(seen, progress, say)
@@ -70,6 +79,21 @@ def verify(
     if not report.failures:
         progress.remove()
     return report
+
+
+def _note(entry: trail.Entry, report: Report) -> None:
+    """What the audit trail says of an audit: which checks found something, and no row's key."""
+    errors = [f.check for f in report.findings if f.severity == "error"]
+    if errors:
+        entry.result = trail.Result.FINDINGS
+    elif report.failures:
+        entry.result = trail.Result.FAILED
+    entry.detail = {
+        "errors": len(errors),
+        "warnings": len(report.findings) - len(errors),
+        "not_checked": len(report.failures),
+        "checks": sorted(set(errors)),
+    }
 
 
 class _Run:
