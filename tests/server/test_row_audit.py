@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,9 +13,10 @@ import psycopg
 import pytest
 from protocol import BY_MONTH, DELETES, DROPS, SCHEMA, Layout, World, layout
 from psycopg import sql
+from rls_world import PASSWORD, seen_as
 from test_maintain import bounds, cut, maintain, months, now_of, settled
 
-from parlant_shard import privacy
+from parlant_shard import AsyncRouter, Router, privacy
 from parlant_shard.errors import SchemaError, TopologyError
 from parlant_shard.planner import make_plan
 from servers import Clusters
@@ -365,3 +367,31 @@ def test_behind_the_wall(world: World, app: str) -> None:
     assert rows(world, "workspace_id, table_name, actor") == [("a", "account", app)]
     maintain(world, what, months(now_of(world), 4))
     settled(world, what)
+
+
+def test_a_router_says_who_acts(world: World, app: str) -> None:
+    what = recorded(isolation={"rls": True, "role": app})
+    world.apply(what)
+    world.execute(f"ALTER ROLE {app} LOGIN PASSWORD '{PASSWORD}'")
+    topology = seen_as(world.load(what), app)
+    insert = "INSERT INTO account (workspace_id, name) VALUES ('a', %s)"
+    said: list[str | None] = ["bob", None, "carol", "dave"]
+    with Router(topology, actor="ann") as router:
+        router.execute(insert, ["1"], workspace="a")
+    with Router(topology, actor=lambda: said.pop(0)) as router:
+        router.execute(insert, ["2"], workspace="a")
+        router.execute(insert, ["3"], workspace="a")  # nobody: not who was there before
+        with router.workspace("a") as connection, connection.transaction():
+            connection.execute(insert, ["4"])
+            connection.execute(insert, ["5"])
+
+    async def one() -> None:
+        async with AsyncRouter(topology, actor=lambda: said.pop(0)) as router:
+            await router.execute(insert, ["6"], workspace="a")
+
+    asyncio.run(one())
+    found = world.rows("SELECT application_actor FROM parlant_shard_audit_s1 ORDER BY at")
+    assert [a for (a,) in found] == ["ann", "bob", None, "carol", "carol", "dave"]
+    with pytest.raises(TopologyError) as refused:
+        Router(world.load(recorded()), actor="ann")
+    assert refused.value.code == "PS726"

@@ -37,7 +37,6 @@ from parlant_shard.client.steps import (
     placed,
     routed,
 )
-from parlant_shard.client.wall import SET
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -470,7 +469,7 @@ class AsyncConnection(Bound):
         apart = admitted is not None and self._pipeline is None
         async with real.pipeline() if apart else nullcontext():
             if admitted is not None:
-                await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+                await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
             await cursor.execute(
                 target.sql, target.params, prepare=call.prepare, binary=call.binary
             )
@@ -486,7 +485,7 @@ class AsyncConnection(Bound):
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            await AsyncRawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:

@@ -100,7 +100,7 @@ class Routing:
         self.core = Core(
             self._maps.current, LookupCache(self.options.lookup_cache), topology.isolation.rls
         )
-        self.wall = Wall(topology)
+        self.wall = Wall(topology, self.options.actor)
         self._closed = False
 
     @property

@@ -24,7 +24,9 @@ class Options:
     `min_size` and `max_size` are of each server's pool. `timeout` bounds the wait for a connection,
     `connect_timeout` the opening of one. `prepare_threshold` is psycopg's; None where a pooler in
     transaction mode cannot carry prepared statements. `map_ttl` says how often the map is read
-    when no notification comes.
+    when no notification comes. `actor` is who the application acts for, as recorded changes have
+    it: a text, or what is called before a statement and gives one. It travels with the setting of
+    `isolation.rls` and needs that; in a transaction it is that of its first statement.
     """
 
     min_size: int = 0
@@ -38,6 +40,7 @@ class Options:
     map_ttl: float = 30.0
     lookup_cache: int = 10_000
     application_name: str = "parlant-shard router"
+    actor: str | Callable[[], str | None] | None = None
 
 
 def conninfo_of(topology: Topology, server: str, options: Options) -> str:

@@ -40,7 +40,6 @@ from parlant_shard.client.steps import (
     placed,
     routed,
 )
-from parlant_shard.client.wall import SET
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -471,7 +470,7 @@ class Connection(Bound):
         apart = admitted is not None and self._pipeline is None
         with real.pipeline() if apart else nullcontext():
             if admitted is not None:
-                RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+                RawCursor(real).execute(*self.router.wall.statement(admitted))
             cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
         if admitted is not None:
             self.context.admitted = admitted
@@ -484,7 +483,7 @@ class Connection(Bound):
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            RawCursor(real).execute(SET, [self.router.wall.setting(admitted)])
+            RawCursor(real).execute(*self.router.wall.statement(admitted))
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:

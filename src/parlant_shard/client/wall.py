@@ -9,6 +9,9 @@ takes it back with the savepoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import LiteralString
+
 from parlant_shard import signing
 from parlant_shard.client import failures
 from parlant_shard.client.steps import Context
@@ -16,18 +19,35 @@ from parlant_shard.errors import TopologyError
 from parlant_shard.router.route import Route
 from parlant_shard.topology import Topology
 
-SET = "SELECT pg_catalog.set_config('parlant.workspace_id', $1, true)"
+_SET = "SELECT pg_catalog.set_config('parlant.workspace_id', $1, true)"
+_SET_WITH_ACTOR = (
+    "SELECT pg_catalog.set_config('parlant.workspace_id', $1, true), "
+    "pg_catalog.set_config('parlant.actor', $2, true)"
+)
 
 
 class Wall:
     """The setting of each statement. Holds the signing key: it never shows in a repr."""
 
-    __slots__ = ("_key", "_on")
+    __slots__ = ("_actor", "_key", "_on")
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(
+        self, topology: Topology, actor: str | Callable[[], str | None] | None = None
+    ) -> None:
         isolation = topology.isolation
         self._on = isolation.rls
         self._key = isolation.key if isolation.signed else None
+        self._actor = actor
+        if actor is not None and not isolation.rls:
+            raise TopologyError(
+                "actor travels with the setting of row-level security, which is off",
+                code="PS726",
+                hint="write: isolation: {rls: true, role: ...}; or give it in the dsn: "
+                "options=-cparlant.actor=NAME",
+                file=str(topology.file),
+                line=topology.line("isolation"),
+                path="isolation.rls",
+            )
         if isolation.signed and self._key is None:
             raise TopologyError(
                 "isolation.signed needs the key that tokens are signed with",
@@ -59,6 +79,13 @@ class Wall:
         else:
             name = route.workspaces[0] if route.workspaces else None
         return None if context.transaction and name == context.admitted else name
+
+    def statement(self, name: str) -> tuple[LiteralString, list[str]]:
+        """What admits a statement to a workspace, and says who acts: SQL with its parameters."""
+        if self._actor is None:
+            return _SET, [self.setting(name)]
+        actor = self._actor() if callable(self._actor) else self._actor
+        return _SET_WITH_ACTOR, [self.setting(name), actor or ""]
 
     def setting(self, name: str) -> str:
         """The value of the setting: the workspace, or a token that says it."""
