@@ -49,7 +49,8 @@ RANK = {mode.title().replace(" ", "") + "Lock": rank for rank, mode in enumerate
 # journal (step, run) is no part of a step; TOAST follows its table.
 LOCKS = """
 SELECT l.mode, coalesce(n.nspname || '.' || c.relname, 'dropped') AS relation,
-       CASE WHEN c.relkind IN ('i', 'I') THEN c.oid END AS index
+       CASE WHEN c.relkind IN ('i', 'I') OR (n.nspname = 'parlant_shard' AND c.relname ~ '^event_')
+            THEN c.oid END AS apart
   FROM pg_catalog.pg_locks l
   LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
   LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -190,14 +191,16 @@ class Oracle:
             self.current.step = None
 
     def note(self, step: Step, rows: list[Any]) -> None:
-        """Remember modes. A new table counts; a new index does not, nobody can wait for it."""
+        """Remember modes. A new table counts; what is made apart (an index, a copy of a default
+        partition) does not while it is new: nobody can wait for it.
+        """
         for row in rows:
-            mode, relation, index = row.values() if isinstance(row, dict) else row
+            mode, relation, apart = row.values() if isinstance(row, dict) else row
             eye = self.eyes[self.servers.index(step.server)]
             with self.mutex:
                 if (
-                    index is None
-                    or eye.execute("SELECT FROM pg_class WHERE oid = %s", [index]).fetchone()
+                    apart is None
+                    or eye.execute("SELECT FROM pg_class WHERE oid = %s", [apart]).fetchone()
                     is not None
                 ):
                     self.seen[step.id].add((mode, relation))
@@ -308,11 +311,12 @@ class Oracle:
         topology = load_topology(self.scene.file(version))
         running.apply(topology, allow=ALLOW, listener=self.listener)
 
-    def maintain(self, version: str, months: int) -> None:
+    def maintain(self, version: str, months: int, move: int | None = None) -> None:
         topology = load_topology(self.scene.file(version))
         now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=31 * months)
-        report = upkeep.maintain(topology, now=now, listener=self.listener)
+        report = upkeep.maintain(topology, now=now, move=move, listener=self.listener)
         assert [f.message for f in report.failures] == []
+        assert report.postponed == []
 
 
 def role(scene: Scene) -> str:
@@ -333,7 +337,15 @@ def drop_role(scene: Scene) -> None:
 
 
 def write(
-    scene: Scene, version: str, schema: str, shards: str, premake: int = 1, suffix: str = ""
+    scene: Scene,
+    version: str,
+    schema: str,
+    shards: str,
+    premake: int = 1,
+    *,
+    suffix: str = "",
+    isolation: str = "",
+    partition: str = "",
 ) -> None:
     (scene.directory / f"{version}.sql").write_text(schema)
     core, east = (peer + suffix for peer in scene.peers)
@@ -344,13 +356,13 @@ def write(
         "key: workspace_id\nservers:\n"
         f'  core: {{dsn: "{scene.dsns[0]}", peer_dsn: "{core}"}}\n'
         f'  east: {{dsn: "{scene.dsns[1]}", peer_dsn: "{east}"}}\n'
-        f"isolation: {{role: {role(scene)}}}\n"
+        f"isolation: {{role: {role(scene)}{isolation}}}\n"
         f"coordinator: core\nshards:\n{shards}"
         f"tables:\n  account: {{kind: reference}}\n{label}"
         f"  agent: {{audit: {str(recorded).lower()}}}\n"
         f"  event: {{audit: {str(recorded).lower()}, "
         "partition: {by: created_at, every: 1 month, retention: 1 month, "
-        f"premake: {premake}}}}}\n"
+        f"premake: {premake}{partition}}}}}\n"
     )
 
 
@@ -363,6 +375,9 @@ SWAPPED = (
     "  two: {server: east, workspaces: [acme, ws2, empty]}\n"
 )
 ALONE = "  one: {server: core, workspaces: [ws1, ws3]}\n"
+WALL = ", rls: true, signed: true, key: "
+KEYS = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210")
+KEPT = ", default: true, grace: 1 day, archive: old/"
 
 
 def populate(scene: Scene) -> None:
@@ -448,6 +463,33 @@ def retire(scene: Scene) -> None:
             )
 
 
+def misplace(scene: Scene) -> None:
+    """Leave a row of long ago, and copies of an earlier attempt to move it."""
+    with scene.connect() as core:
+        core.execute(
+            "INSERT INTO event_one (workspace_id, session_id, kind, created_at) "
+            "SELECT workspace_id, id, 'k', '1999-05-05' FROM session_one LIMIT 1"
+        )
+        core.execute(
+            "CREATE TABLE parlant_shard.event_one_p19990501 (LIKE event_one, FOREIGN KEY "
+            "(workspace_id, session_id) REFERENCES session_one (workspace_id, id))"
+        )
+        core.execute(
+            "COMMENT ON TABLE parlant_shard.event_one_p19990501 "
+            "IS 'parlant-shard moving - public.event_one'"
+        )
+
+
+def discard(scene: Scene) -> None:
+    """Drop detached partitions: their policies ask the function of the wall until then."""
+    with scene.connect() as core:
+        for (name,) in core.execute(
+            "SELECT relname FROM pg_class WHERE relname ~ '^event_one_p' AND relkind = 'r' "
+            "AND NOT relispartition"
+        ).fetchall():
+            core.execute(f"DROP TABLE {name}")
+
+
 @pytest.mark.needs(superuser=True, logical=True)
 def test_declared_locks_are_the_strongest(
     make_scene: MakeScene,
@@ -462,7 +504,13 @@ def test_declared_locks_are_the_strongest(
     # Another way to the same peers: foreign servers and subscription follow.
     write(scene, "v3", schema, SWAPPED, 2, suffix=" keepalives_idle=20")
     write(scene, "v4", schema.replace("'why'", "'because'"), SWAPPED, 2)
-    write(scene, "v5", FIRST.replace("ON event (kind)", "ON event (kind, size)"), ALONE)
+    last = FIRST.replace("ON event (kind)", "ON event (kind, size)")
+    write(scene, "v5", last, ALONE)
+    # A wall has no permissive policies beside it. The default partition is behind it as well.
+    bare = re.sub(r"CREATE POLICY .*\n", "", last)
+    for version, signing_key in zip(("v6", "v7"), KEYS, strict=True):
+        write(scene, version, bare, ALONE, isolation=WALL + signing_key, partition=KEPT)
+    write(scene, "v8", bare, ALONE, partition=KEPT)
     request.addfinalizer(lambda: drop_role(scene))  # it is of a whole server
     oracle = Oracle(scene)
     with oracle.watching(monkeypatch):
@@ -478,6 +526,13 @@ def test_declared_locks_are_the_strongest(
             for table in ("event", "session", "agent"):
                 east.execute(f"DELETE FROM {table}_two")
         oracle.apply("v5")
+        oracle.apply("v6")
+        misplace(scene)
+        oracle.maintain("v6", 3, move=10)
+        oracle.apply("v7")
+        oracle.apply("v8")
+        discard(scene)
+        oracle.apply("v8")
     missing = {kind.__name__ for kind in get_args(changes.Change)} - {
         kind.__name__ for kind in oracle.changes
     }

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Catalog
+from parlant_shard.catalog import Catalog, Table
 from parlant_shard.diff.context import Context
 from parlant_shard.diff.federation import federation
 from parlant_shard.diff.placement import placement
+from parlant_shard.diff.properties import OUR_POLICIES
 from parlant_shard.diff.replication import replication
 from parlant_shard.diff.tables import tables
 from parlant_shard.diff.views import blocked_by_views, views
 from parlant_shard.errors import SchemaError
+from parlant_shard.rls import WORKSPACE
 
 
 def diff(
@@ -68,8 +70,20 @@ def _functions(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Chang
             )
     for signature, function in sorted(live.functions.items()):
         # Of the others nobody knows who calls them.
-        if function.executors is not None and signature not in desired.functions:
-            yield c.DropFunction(server=server, function=function)
+        if function.executors is None or signature in desired.functions:
+            continue
+        if signature == WORKSPACE and any(
+            _keeps_policies(t, live, desired) for t in live.tables.values()
+        ):
+            continue
+        yield c.DropFunction(server=server, function=function)
+
+
+def _keeps_policies(table: Table, live: Catalog, desired: Catalog) -> bool:
+    """Whether it is a detached partition that is still guarded: its policies ask our function."""
+    ours = ("table", table.name) in live.managed or table.name in desired.tables
+    detached = table.detach_pending or (table.parent is None and not ours)
+    return detached and any(policy.name in OUR_POLICIES for policy in table.policies)
 
 
 def _enums(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Change]:

@@ -65,7 +65,7 @@ class Moving(Builder):
             f'copy the rows of default partition "{default.name}" aside, for {into}',
             *self._copy(change),
             kind=Kind.VALIDATE,
-            lock=Lock.ACCESS_SHARE,
+            lock=Lock.ACCESS_SHARE,  # of what is in use: nobody can wait for the copies
             hazards=(Hazard.FULL_SCAN,),
         )
         copies = (*change.partitions, change.remainder)
