@@ -55,6 +55,32 @@ def refuse_poolers(topology: Topology, *only: str) -> None:
             )
 
 
+def refuse_read_only(topology: Topology, about: Facts) -> None:
+    """Raises TopologyError: PS160 for a replica, PS167 for a database that is read-only."""
+    name = about.server
+    place = {
+        "file": str(topology.file),
+        "line": topology.line(f"servers.{name}"),
+        "path": f"servers.{name}",
+    }
+    if about.in_recovery:
+        raise TopologyError(
+            f'server "{name}" is a replica: it cannot be changed',
+            code="PS160",
+            hint="give the primary's address as dsn (or admin_dsn); list the replica under "
+            "`replicas`",
+            **place,  # type: ignore[arg-type]  # the three keywords of a place
+        )
+    if about.read_only:
+        raise TopologyError(
+            f'server "{name}" is read-only (default_transaction_read_only = on)',
+            code="PS167",
+            hint=f"ALTER DATABASE {canonical.quote(about.database)} RESET "
+            "default_transaction_read_only; a replica needs its primary's address as dsn",
+            **place,  # type: ignore[arg-type]
+        )
+
+
 def check_servers(
     topology: Topology, live: Mapping[str, Catalog], found: Mapping[str, Facts]
 ) -> None:
@@ -64,29 +90,14 @@ def check_servers(
             "line": topology.line(f"servers.{name}"),
             "path": f"servers.{name}",
         }
-        if about.in_recovery:
-            raise TopologyError(
-                f'server "{name}" is a replica: it cannot be changed',
-                code="PS160",
-                hint="give the primary's address as dsn (or admin_dsn); list the replica under "
-                "`replicas`",
-                **place,  # type: ignore[arg-type]  # the three keywords of a place
-            )
-        if about.read_only:
-            raise TopologyError(
-                f'server "{name}" is read-only (default_transaction_read_only = on)',
-                code="PS167",
-                hint=f"ALTER DATABASE {canonical.quote(about.database)} RESET "
-                "default_transaction_read_only; a replica needs its primary's address as dsn",
-                **place,  # type: ignore[arg-type]
-            )
+        refuse_read_only(topology, about)
         if about.settings.get("server_encoding") != "UTF8":
             raise TopologyError(
                 f'the database of server "{name}" has the encoding '
                 f"{about.settings.get('server_encoding')}, UTF8 is needed",
                 code="PS161",
                 hint="bucket numbers and names are computed over UTF-8; use a UTF8 database",
-                **place,  # type: ignore[arg-type]
+                **place,  # type: ignore[arg-type]  # the three keywords of a place
             )
         if "namespace" not in about.can:
             raise TopologyError(

@@ -290,6 +290,26 @@ def test_one_server_of_two_is_gone(
     assert run(["maintain", str(file)]) == Exit.CANNOT_CONNECT
 
 
+@pytest.mark.parametrize("closed", ["core", "east"])
+def test_one_server_of_two_is_read_only(
+    world: World, closed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The other one is maintained; one message says which server, and what to do."""
+    world.apply(TWO)
+    now = months(now_of(world), 3)
+    file = written(world, TWO)
+    name = database_name(world.dsn(closed))
+    world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on", server=closed)
+    assert run(["maintain", str(file), "--now", now.isoformat()]) == 1
+    said = capfd.readouterr().err
+    assert re.findall(r"error (PS\d+): (.*)", said) == [
+        ("PS167", f'server "{closed}" is read-only (default_transaction_read_only = on)')
+    ], said
+    assert f"ALTER DATABASE {name} RESET" in said
+    there, shard = ("east", "s2") if closed == "core" else ("core", "s1")
+    assert bounds(world, f"log_{shard}", there)[-1][1] == f"{months(now, 3)}"
+
+
 def test_statistics_of_foreign_tables(world: World, clusters: Clusters) -> None:
     """Nobody else takes them, and the federated views are planned by them."""
     if clusters.get(0).major < 16:

@@ -48,7 +48,11 @@ class Site:
         return self._connection is not None and not self._connection.closed
 
     def open(self) -> None:
-        """Connect; on the coordinator, keep `apply` away. Raises Locked (PS501), CannotConnect."""
+        """Connect; on the coordinator, keep `apply` away.
+
+        Raises Locked (PS501), CannotConnect, and TopologyError (PS160, PS167) where the server can
+        be read only.
+        """
         preflight.refuse_poolers(self.topology, self.server)
         connection = db.connect(
             db.conninfo(self.topology, self.server),
@@ -57,6 +61,7 @@ class Site:
         )
         self._stack.callback(connection.close)
         try:
+            self._refuse_read_only(connection)
             if self.server == self.topology.coordinator:
                 take_topology(connection, self.topology.name, shared=True)
         except BaseException:
@@ -64,6 +69,15 @@ class Site:
             raise
         self._connection = connection
         self._stack.enter_context(heartbeat(connection))
+
+    def _refuse_read_only(self, connection: db.Connection) -> None:
+        try:
+            row = connection.execute(queries("maintain")["read_only"]).fetchone()
+            if row is not None and row["read_only"]:
+                about = facts(connection, self.server, self.topology.namespace)
+                preflight.refuse_read_only(self.topology, about)
+        except psycopg.Error as error:
+            raise db.wrap(error, server=self.server, doing="opening it") from error
 
     def close(self) -> None:
         self._stack.close()

@@ -1,3 +1,6 @@
+-- name: read_only
+SELECT pg_catalog.current_setting('transaction_read_only')::bool AS read_only;
+
 -- name: tables
 -- The shard tables of the topology on this server, and the foreign tables that lead to others.
 SELECT o.name, c.relkind = 'p' AS partitioned
