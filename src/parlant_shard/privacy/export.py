@@ -214,7 +214,12 @@ def _snapshot(
     )
     for _ in range(_ATTEMPTS):
         before = connection.execute(relations, about).fetchall()
-        catalog = introspect(connection, namespace=topology.namespace, topology=topology.name)
+        catalog = introspect(
+            connection,
+            namespace=topology.namespace,
+            topology=topology.name,
+            epochs=topology.epochs,
+        )
         found = holdings(home.shard_map, {server: catalog}, leaves=False)
         mine = [h.name for h in found if _is_asked(h, home)]
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
