@@ -398,3 +398,30 @@ def test_what_rows_wait_for_goes_before_a_repair(world: World) -> None:
     assert Noun.PREMAKE in nouns[:first]
     assert Noun.PREMAKE in nouns[last:]
     settled(world, what, now)
+
+
+def test_the_watch_of_the_pg_cron_example(world: World) -> None:
+    """The job that needs no other program, as pg_cron would run it; pg_cron itself is not here."""
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
+    world.apply(what)
+    example = Path(__file__).parents[2] / "examples" / "maintain" / "pg_cron.sql"
+    world.execute(
+        "CREATE SCHEMA cron",
+        "CREATE TABLE cron.job (name text, schedule text, command text)",
+        "CREATE FUNCTION cron.schedule(text, text, text) RETURNS void LANGUAGE sql AS "
+        "'INSERT INTO cron.job VALUES ($1, $2, $3)'",
+    )
+    with world.connect() as connection:
+        connection.execute(example.read_text())  # type: ignore[arg-type]
+        jobs = dict(connection.execute("SELECT name, command FROM cron.job").fetchall())
+        assert jobs.keys() == {"parlant-shard maintain", "parlant-shard horizon"}
+        watch = jobs["parlant-shard horizon"]
+        connection.execute(watch)
+        for (leaf,) in connection.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits "
+            "WHERE inhparent = 'log_s1'::regclass ORDER BY 1 DESC LIMIT 2"
+        ).fetchall():
+            connection.execute(f"DROP TABLE {leaf}")
+        connection.execute(f"DROP TABLE IF EXISTS log_s1_p{months(now_of(world), 0):%Y%m%d}")
+        with pytest.raises(psycopg.errors.RaiseException, match="log_s1 end within seven days"):
+            connection.execute(watch)
