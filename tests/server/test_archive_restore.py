@@ -306,7 +306,9 @@ def test_damaged_archives_make_nothing(world: World, capfd: pytest.CaptureFixtur
     assert pending(world, what) == []
 
 
-def test_another_archive_of_the_partition(world: World) -> None:
+def test_another_archive_of_the_partition(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What was changed after a restore is archived apart; both can be had."""
     what = layout({"s1": ["a"]}, tables=kept())
     world.apply(what)
@@ -333,7 +335,15 @@ def test_another_archive_of_the_partition(world: World) -> None:
     aside.mkdir()
     for file in second.parent.glob(f"{second.stem}*"):
         (aside / file.name).write_bytes(file.read_bytes())
-    restore(world.load(what), name, archive=str(aside / second.name))
+    # As a shell completes it, from the directory one is in; what is not there is named whole.
+    monkeypatch.chdir(aside)
+    asked = ["archive", "restore", str(written(world, what)), name, "--archive"]
+    for absent, whole in (("no.json", aside / "no.json"), ("/no.json", "/no.json")):
+        assert run([*asked, absent]) == 1
+        assert f'archive file "{whole}" does not exist' in capfd.readouterr().err
+    assert run([*asked, second.name]) == 0
+    said = capfd.readouterr().err
+    assert "[   1] core: create table" in said, said
     assert world.rows("SELECT body FROM log_s1") == [("second",)]
     assert retired(world)[name][0] == "restored"
 

@@ -20,6 +20,7 @@ from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import ApplyFailed
+from parlant_shard.maintain.site import Site
 from parlant_shard.planner import make_plan
 from servers import Clusters
 
@@ -41,6 +42,26 @@ def with_default(**more: Any) -> Layout:
 
 def guards(world: World) -> int:
     return int(world.value(f"SELECT count(*) FROM pg_constraint WHERE conname = '{GUARD}'"))
+
+
+def test_rows_that_come_between_two_looks_are_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are counted, then looked at by hour; who writes meanwhile leaves no "-1 rows"."""
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    count = Site.count
+
+    def slow(site: Site, table: str) -> int:
+        rows = count(site, table)
+        put(world, OLD)
+        return rows
+
+    monkeypatch.setattr(Site, "count", slow)
+    report = upkeep.maintain(world.load(what), move=10, dry_run=True)
+    assert [n for n in report.notices if "stay in default partition" in n] == []
+    assert any("holds 2 rows" in n for n in report.notices)
 
 
 # --- new partitions beside it ---------------------------------------------------------------------

@@ -345,8 +345,9 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert "\nparlant_shard_maintain_last_run_success" in text
     assert oct(metrics.stat().st_mode)[-3:] == "644"
     assert [p.name for p in tmp_path.iterdir() if "prom" in p.name] == ["shards.prom"]
-    assert run(["maintain", file, "--now", "yesterday"]) == 4
-    assert "PS157" in capfd.readouterr().err
+    for no in ("yesterday", "", "0001-01-01", "9999-12-31T23:59:59Z"):
+        assert run(["maintain", file, "--now", no]) == 4, no
+        assert "PS157" in capfd.readouterr().err
     assert run(["maintain", file, "--metrics-file", str(tmp_path / "no" / "x.prom")]) == 1
     assert run(["status", file, "--output", "json"]) == 0
     assert '"horizon_days"' in capfd.readouterr().out

@@ -287,7 +287,13 @@ def test_one_server_of_two_is_gone(
     assert re.search(rf'server_up{{.*server="{gone}"}} 0', metrics.read_text())
     assert re.search(rf'server_up{{.*server="{there}"}} 1', metrics.read_text())
     file.write_text(re.sub(r"dbname=\w+", "dbname=nowhere", text))
-    assert run(["maintain", str(file)]) == Exit.CANNOT_CONNECT
+    capfd.readouterr()
+    # Where nothing could be looked at, nothing says that all is well.
+    for what in (["maintain"], ["maintain", "--dry-run"], ["advise"]):
+        assert run([*what, str(file)]) == Exit.CANNOT_CONNECT
+        out = capfd.readouterr().out
+        assert "nothing to do" not in out, out
+        assert "Nothing to advise." not in out, out
 
 
 @pytest.mark.parametrize("closed", ["core", "east"])

@@ -136,7 +136,8 @@ def locate(topology: Topology, logical: str, where: str) -> tuple[Target, str]:
         if path is not None:
             return target, path
     head, _, name = where.rpartition("/")
-    return open_target(topology, Archive(to=head or ".")), name
+    outside = "/" if where.startswith("/") else "."
+    return open_target(topology, Archive(to=head or outside)), name
 
 
 def beside(path: str, name: str) -> str:

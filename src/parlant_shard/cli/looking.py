@@ -148,7 +148,8 @@ def advise(
     if options.json:
         write_json(found.to_json())
     else:
-        typer.echo(observe.advice_text(found.findings, found.notices))
+        complete = not found.failed
+        typer.echo(observe.advice_text(found.findings, found.notices, complete=complete))
     return _unread(topology, found.failed)
 
 

@@ -120,7 +120,8 @@ class Progress:
     def __call__(self, event: str, step: Step | None, text: str) -> None:
         if event == "done" and step is not None:
             self.done += 1
-            tell(f"[{self.done:>4}/{self.total}] {step.server}: {step.title} ({text})")
+            of = f"/{self.total}" if self.total else ""  # a restore does not say how many
+            tell(f"[{self.done:>4}{of}] {step.server}: {step.title} ({text})")
         elif event in {"retry", "wait", "note"}:
             where = "" if step is None else f"{step.server}: {step.title}: "
             tell(f"  {'trying again: ' if event == 'retry' else ''}{where}{text}")

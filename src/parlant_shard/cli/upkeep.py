@@ -33,7 +33,7 @@ def maintain(
         typer.Option("--metrics-file", metavar="FILE", help="For Prometheus' textfile collector."),
     ] = None,
 ) -> int:
-    """The partition cron: premake, roll indexes, validate, detach. Safe to run twice at once."""
+    """The partition cron: premake, repair, detach, archive, drop. Safe to run twice at once."""
     from parlant_shard import maintain as upkeep
 
     moment = None if now is None else upkeep.moment(now)
@@ -42,7 +42,7 @@ def maintain(
 
     def count(found: Plan) -> None:
         progress.total = len(found.steps)
-        if dry_run and not options.json:
+        if dry_run and found.steps and not options.json:
             typer.echo(render.plan_text(found, sql=options.verbose))
 
     report = upkeep.maintain(

@@ -261,14 +261,16 @@ def report_text(report: Report) -> str:
         nearest = min(lows, key=lambda h: h.until or datetime.max)
         assert nearest.left is not None
         reach = f"; partitions reach until {nearest.until} UTC ({nearest.left.days} days) at least"
-    did = f"{report.done} steps done in {report.seconds:.1f} s" if report.done else "nothing to do"
+    did = "nothing done" if report.failures else "nothing to do"
+    if report.done:
+        did = f"{report.done} steps done in {report.seconds:.1f} s"
     if report.archived:
         rows = sum(a.rows for a in report.archived)
         did += f", {len(report.archived)} partitions archived ({rows} rows)"
-    if report.failures:
-        did += f", {len(report.failures)} failed"
     if report.dry_run:
         did = f"{len(report.plan.steps)} steps to do"
+    if report.failures:
+        did += f", {len(report.failures)} failed"
     lines.append(f'Topology "{report.topology}": {did}{reach}.')
     return "\n".join(lines)
 

@@ -36,16 +36,23 @@ Users = dict[tuple[int | None, str], dict[str, object]]
 
 
 def moment(text: str) -> datetime:
-    """Read --now: ISO 8601 with Z or an offset, or bare for UTC. Returns UTC without zone."""
+    """Read --now: ISO 8601 with Z or an offset, or bare for UTC. Returns UTC without zone.
+
+    Raises TopologyError (PS157), also outside the years 1900 to 2999: the partitions around a
+    moment must not pass the ends of the calendar.
+    """
     try:
         found = datetime.fromisoformat(text.strip())
         if found.tzinfo is not None:
             found = found.astimezone(UTC).replace(tzinfo=None)
+        if not 1900 <= found.year <= 2999:
+            raise ValueError(f"the year {found.year}")
     except (ValueError, OverflowError) as error:
         raise TopologyError(
-            f'"{text}" is not a moment',
+            f'"{text}" is not a moment that can be taken',
             code="PS157",
-            hint="write ISO 8601: 2027-01-31, 2027-01-31T12:00:00Z, 2027-01-31T12:00:00+02:00",
+            hint="write ISO 8601: 2027-01-31, 2027-01-31T12:00:00Z, 2027-01-31T12:00:00+02:00; the "
+            "years 1900 to 2999 are taken",
         ) from error
     return found
 

@@ -168,8 +168,9 @@ class Site:
         if column is None or control.fault(column.type, parent.epoch, whole_days=True):
             return Contents(rows=rows)  # cut by somebody else
         query = hours_query(Identifier(self.topology.namespace, default.name), parent)
-        found = self.connection.execute(query).fetchall()
-        return Contents(rows=rows, hours={r["hour"]: r["rows"] for r in found})
+        hours = {r["hour"]: r["rows"] for r in self.connection.execute(query)}
+        # Counted once more: rows came since, and what stays is what remains of the sum.
+        return Contents(rows=sum(hours.values()), hours=hours)
 
     def count(self, table: str) -> int:
         """Count the rows of a default partition, up to one more than the limit."""

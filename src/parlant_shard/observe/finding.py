@@ -76,8 +76,13 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     )
 
 
-def advice_text(findings: tuple[Finding, ...], notices: Iterable[str]) -> str:
-    """Every finding with its reason and its statements, and how much all of it would free."""
+def advice_text(
+    findings: tuple[Finding, ...], notices: Iterable[str], *, complete: bool = True
+) -> str:
+    """Every finding with its reason and its statements, and how much all of it would free.
+
+    Not `complete`: a server could not be read, so that no finding is no all-clear.
+    """
     parts = [f"notice: {n}" for n in notices]
     for f in findings:
         what = f.index or f.table
@@ -95,6 +100,6 @@ def advice_text(findings: tuple[Finding, ...], notices: Iterable[str]) -> str:
     parts.append(
         f"{len(findings)} findings; those that are certain would free {size(total)}."
         if findings
-        else "Nothing to advise."
+        else f"Nothing to advise{'' if complete else ' on what could be read'}."
     )
     return "\n\n".join(parts)

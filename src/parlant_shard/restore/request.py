@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import postgast
@@ -101,11 +102,13 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
 
 
 def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:
-    """A path is one in a target of the topology, or that of a file elsewhere."""
+    """A path is one in a target of the topology, or that of a file elsewhere, from here."""
     for target in targets(topology):
         path = target.relative(archive)
         if path is not None and target.size(path) is not None:
             return target, path
+    if "://" not in archive:
+        archive = str(Path(archive).absolute())
     return locate(topology, row.logical if row else "", archive)
 
 
