@@ -63,22 +63,8 @@ class Wall:
         self._check_own_policies(table)
         mine = rls.is_workspace(self._tenancy.key, self._tenancy.key_type)
         policies = [
-            Policy(
-                name="parlant_shard_workspace",
-                command="*",
-                permissive=True,
-                roles=(self._application,),
-                using=mine,
-                check=mine,
-            ),
-            Policy(
-                name="parlant_shard_owner",
-                command="*",
-                permissive=True,
-                roles=(self._owner(table.name, server),),
-                using="true",
-                check="true",
-            ),
+            _policy("workspace", self._application, mine, check=mine),
+            _policy("owner", self._owner(table.name, server), "true", check="true"),
             *self._for_analytics(),
         ]
         return replace(
@@ -109,22 +95,8 @@ class Wall:
         mine = rls.is_workspace(self._tenancy.key, column.type)
         shared = f"(({canonical.quote(self._tenancy.key)} IS NULL) OR {mine})"
         policies = [
-            Policy(
-                name="parlant_shard_shared",
-                command="r",
-                permissive=True,
-                roles=(self._application,),
-                using=shared,
-                check=None,
-            ),
-            Policy(
-                name="parlant_shard_workspace",
-                command="*",
-                permissive=True,
-                roles=(self._application,),
-                using=mine,
-                check=mine,
-            ),
+            _policy("shared", self._application, shared),
+            _policy("workspace", self._application, mine, check=mine),
             *self._for_analytics(),
         ]
         return replace(
@@ -245,14 +217,7 @@ class Wall:
 
     def _for_analytics(self) -> Iterable[Policy]:
         if self._isolation.analytics is not None:
-            yield Policy(
-                name="parlant_shard_analytics",
-                command="r",
-                permissive=True,
-                roles=(self._isolation.analytics,),
-                using="true",
-                check=None,
-            )
+            yield _policy("analytics", self._isolation.analytics, "true")
 
     def _granted(self, grants: tuple[Grant, ...], privileges: tuple[str, ...]) -> tuple[Grant, ...]:
         wanted = {Grant(role=self._application, privilege=p) for p in privileges}
@@ -293,3 +258,15 @@ def searched(
             if about is not None:
                 found.append((name, key.columns[0], about))
     return found
+
+
+def _policy(name: str, role: str, using: str, *, check: str | None = None) -> Policy:
+    """One for everything, or without `check` for reading alone."""
+    return Policy(
+        name=f"parlant_shard_{name}",
+        command="r" if check is None else "*",
+        permissive=True,
+        roles=(role,),
+        using=using,
+        check=check,
+    )
