@@ -13,14 +13,17 @@ import psycopg
 import pytest
 from protocol import Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from ruamel.yaml import YAML
 
 import parlant_shard
 from parlant_shard.cli import run
 from parlant_shard.observe import Advice, Finding, Kind, Limits, advise
 from parlant_shard.observe.advise import advise as judge
+from parlant_shard.observe.advise import index_entry
 from parlant_shard.observe.declared import declarations
 from parlant_shard.observe.overlap import How, covers
 from parlant_shard.observe.read import observe
+from parlant_shard.topology import index_column
 from servers import Clusters
 
 pytestmark = pytest.mark.matrix
@@ -585,3 +588,13 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str]) -> No
     for wrong in ("1 month", "soon"):
         assert run(["advise", file, "--min-age", wrong]) == 64
         assert "--min-age" in capfd.readouterr().err
+
+
+def test_the_entry_to_write_is_read_back() -> None:
+    """Names with spaces, quotes and words of YAML come through the file as they are."""
+    names = ["plain", "created At", 'Ev: "Ü"', "no", "{x}"]
+    for name in names:
+        entry = YAML(typ="safe").load(index_entry(name, f"{name}_idx", names))
+        ((index, options),) = entry["indexes"].items()
+        assert (index, options["on"]) == (f"{name}_idx", name)
+        assert [index_column(c).name for c in options["columns"]] == names

@@ -296,6 +296,10 @@ def test_damaged_archives_make_nothing(world: World, capfd: pytest.CaptureFixtur
     )
     manifest.write_text(evil.text())
     refused("PS554", "--beside")
+    other_name = parse(text.encode(), where="x").model_copy(update={"topology": "other"})
+    manifest.write_text(other_name.text())
+    said = refused("PS548")
+    assert f'of topology "other", not of "{name}" of topology "{world.load(what).name}"' in said
     manifest.write_text(text)
     assert run(["archive", "restore", str(written(world, what)), "log_s1_p1999"]) == 1
     assert "PS548" in capfd.readouterr().err

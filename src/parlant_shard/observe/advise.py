@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from parlant_shard import canonical
 from parlant_shard.ddl import Ddl
 from parlant_shard.diff import LEFTOVER
 from parlant_shard.observe import remedy
@@ -24,6 +27,9 @@ from parlant_shard.observe.fold import ShardIndex, ShardTable, shard_indexes, sh
 from parlant_shard.observe.overlap import Covered, How, covered
 from parlant_shard.render import size
 from parlant_shard.topology import Topology
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 Declarations = Mapping[str, Mapping[str, Declaration]]
 
@@ -389,10 +395,9 @@ class _State:
             )
 
     def _to_declare(self, table: str, name: str, columns: list[str]) -> str:
-        entry = f"indexes: {{{name}: {{on: {table}, columns: [{', '.join(columns)}]}}}}"
         return (
-            f"write `{entry}` into {self.topology.file} and run apply, which builds it online; "
-            "apply drops an index of a shard table that nothing declares"
+            f"write `{index_entry(table, name, columns)}` into {self.topology.file} and run apply, "
+            "which builds it online; apply drops an index of a shard table that nothing declares"
         )
 
     # --- bloat ------------------------------------------------------------------------------------
@@ -518,3 +523,15 @@ def _together(
 
 def _span(age: timedelta) -> str:
     return f"{age.days} days" if age.days else f"{round(age.total_seconds() / 60)} minutes"
+
+
+def index_entry(table: str, name: str, columns: Iterable[str]) -> str:
+    """The entry of `indexes:` for the topology file, quoted where YAML or the columns need it."""
+    listed = ", ".join(_scalar(c if _PLAIN.fullmatch(c) else canonical.quote(c)) for c in columns)
+    return f"indexes: {{{_scalar(name)}: {{on: {_scalar(table)}, columns: [{listed}]}}}}"
+
+
+def _scalar(text: str) -> str:
+    # YAML reads words such as `on` and `no` as something else than text.
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -84,9 +84,10 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
     if (manifest.topology, manifest.partition) != (topology.name, partition):
         raise ArchiveError(
             f'archive "{target.whole(path)}" is of partition "{manifest.partition}" of topology '
-            f'"{manifest.topology}", not of "{partition}"',
+            f'"{manifest.topology}", not of "{partition}" of topology "{topology.name}"',
             code="PS548",
-            hint="name the partition that the archive is of",
+            hint="name the partition that the archive is of, and its topology; the manifest has "
+            "the statements to restore it by hand: docs/archive.md",
         )
     if server is None:
         shard = topology.shards.get(manifest.shard)
