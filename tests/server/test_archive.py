@@ -680,3 +680,25 @@ def test_the_list_while_a_server_is_down(
         ("s1", "archived", True),
         ("s2", "archived", False),
     }
+
+
+def test_a_disk_that_is_not_mounted(world: World) -> None:
+    """What was a target yesterday is not made anew below the mount point."""
+    what = layout({"s1": ["a"]}, ddl=RICH, tables=kept())
+    world.apply(what)
+    fill(world, now_of(world))
+    later, report = expire(world, what)
+    assert report.archived
+    (world.directory / "old").rename(world.directory / "elsewhere")
+    fill(world, later)
+    name = f"log_s1_p{months(later, 0):%Y%m%d}"
+    again = months(later, 6)
+    upkeep.maintain(world.load(what), now=again)
+    broken = upkeep.maintain(world.load(what), now=again + timedelta(days=8))
+    assert {f.code for f in broken.failures} == {"PS541"}
+    assert "is its disk mounted?" in str(broken.failures[0].hint)
+    assert there(world, name)
+    assert not (world.directory / "old").exists()
+    (world.directory / "elsewhere").rename(world.directory / "old")
+    assert upkeep.maintain(world.load(what), now=again + timedelta(days=8)).failures == []
+    assert not there(world, name)

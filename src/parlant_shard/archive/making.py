@@ -155,6 +155,7 @@ class _Making:
             if isinstance(found, _Draft):  # the connection was lost at its COMMIT
                 found.pending.abort()
             settings(connection, self.topology.namespace)
+            self._require_target(connection)
             connection.execute(SQL("LOCK TABLE {} IN SHARE MODE").format(self.table))
             self._check(connection)
             rows, checksum = tally(connection, self.ddl, self.table, self.names)
@@ -253,6 +254,22 @@ class _Making:
                 raise self._another("its row in parlant_shard.retired changed")
 
         self.executor.transaction(self.step, work)
+
+    def _require_target(self, connection: db.Connection) -> None:
+        """A disk that is not mounted must not be mistaken for a target that is new."""
+        if not self.target.is_gone():
+            return
+        known = connection.execute(
+            queries("archive")["recorded"], {"topology": self.topology.name}
+        ).fetchall()
+        if any(row["logical"] == self.row.logical for row in known):
+            raise ArchiveError(
+                f'{self.doing}: directory "{self.target.text}" does not exist, and archives of '
+                f'"{self.row.logical}" were written before',
+                code="PS541",
+                hint="is its disk mounted? Where `archive:` names a new place, make the directory "
+                "first, and move the archives there",
+            )
 
     # --- parts ------------------------------------------------------------------------------------
 

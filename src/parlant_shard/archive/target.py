@@ -70,6 +70,10 @@ class Target(ABC):
     def relative(self, recorded: str) -> str | None:
         """The path of what was recorded, or of a whole path or URL; None where it is elsewhere."""
 
+    def is_gone(self) -> bool:
+        """Whether the place itself is not there: never for a URL, which comes with its files."""
+        return False
+
     def whole(self, path: str) -> str:
         """The path that another program can open."""
         return f"{self.text.rstrip('/')}/{path}"
@@ -154,6 +158,9 @@ class Directory(Target):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.text = str(root)
+
+    def is_gone(self) -> bool:
+        return not self.root.is_dir()
 
     def begin(self, path: str) -> Pending:
         final = self.root / path

@@ -224,7 +224,8 @@ def of_inflow(
 def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
     used, notices = _without_loads(_without_season(series))
     span = used[-1].end - used[0].start if used else 0.0
-    if (missing := _too_little(len(used), span, "intervals with rows", notices)) is not None:
+    filled = sum(i.rate > 0 for i in used)
+    if (missing := _too_little(filled, span, "intervals with rows", notices)) is not None:
         return missing
     days, rates = [i.middle for i in used], [i.rate for i in used]
     errors = _out_of_sample(days, rates, _Line.level)

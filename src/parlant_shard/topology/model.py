@@ -152,6 +152,24 @@ def _positive(value: Interval) -> Interval:
     return value
 
 
+# Beyond it moments leave the calendar.
+_LONGEST = Interval(1000, "year")
+
+
+def _kept(value: Interval) -> Interval:
+    try:
+        too_long = _positive(value).bounds[0] > _LONGEST.bounds[1]
+    except OverflowError:
+        too_long = True
+    if too_long:
+        raise mistake(
+            Code.INTERVAL,
+            f'"{value}" is longer than {_LONGEST}',
+            "leave retention out to keep everything",
+        )
+    return value
+
+
 def _fixed(value: Interval) -> Interval:
     if not value.is_fixed:
         raise mistake(
@@ -182,12 +200,21 @@ def _partition_width(value: Interval) -> Interval:
     return value
 
 
+_MOST_AHEAD = 1000
+
+
 def _premake(value: int) -> int:
     if value < 1:
         raise mistake(
             Code.PREMAKE,
             f"premake is {value}, at least 1 is needed",
             "without a partition beyond the current one, rows are refused when the interval ends",
+        )
+    if value > _MOST_AHEAD:
+        raise mistake(
+            Code.PREMAKE,
+            f"premake is {value}, at most {_MOST_AHEAD} is supported",
+            "every partition is a table with its indexes: a few intervals are enough",
         )
     return value
 
@@ -438,7 +465,7 @@ class Partition(Section):
     epoch: Epoch | None = None
     every: Annotated[Span, AfterValidator(_positive), AfterValidator(_partition_width)]
     premake: Annotated[StrictInt, AfterValidator(_premake)] = 3
-    retention: Annotated[Span, AfterValidator(_positive)] | None = None
+    retention: Annotated[Span, AfterValidator(_kept)] | None = None
     archive: Archiving | None = None
     grace: Annotated[Span, AfterValidator(_fixed)] = Interval(7, "day")
     default: StrictBool = False
@@ -580,7 +607,7 @@ class Isolation(Section):
 class Audit(Section):
     """How long recorded changes of rows stay (for ever by default), and where they go then."""
 
-    retention: Annotated[Span, AfterValidator(_positive)] | None = None
+    retention: Annotated[Span, AfterValidator(_kept)] | None = None
     archive: Archiving | None = None
 
 
