@@ -49,7 +49,7 @@ class Code(StrEnum):
     BUCKETS_OVERLAP = "PS128", "a bucket is claimed twice"
     BUCKETS_MISSING = "PS129", "buckets are used and some belong to no shard"
     INTERVAL = "PS130", "an interval cannot be read or has the wrong unit"
-    PREMAKE = "PS131", "premake is below 1"
+    PREMAKE = "PS131", "premake is below 1 or above 1,000"
     RETENTION = "PS132", "retention is shorter than one partition"
     SIGNED = "PS133", "isolation.signed without isolation.rls"
     SCHEMA_SOURCE = "PS134", "schema does not name exactly one of preset, files and from"
