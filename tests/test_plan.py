@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import changes as c
-from parlant_shard.apply import with_secret
 from parlant_shard.catalog import Column, Index, Managed, Relkind, Subscription, Table, UserMapping
 from parlant_shard.desired import Peer
+from parlant_shard.executor import with_secret
 from parlant_shard.plan import Kind, Plan, Probe, Step, Target, build, secret_mark
 
 TABLE = Table(name="item_s1", columns=(Column(name="id", type="uuid"),))

@@ -1602,7 +1602,7 @@ def test_another_run_holds_the_lock(bench: Bench, core: str) -> None:
 def test_a_table_that_somebody_writes_to(
     bench: Bench, core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "PATIENCE", 0.5)
+    monkeypatch.setattr("parlant_shard.executor.PATIENCE", 0.5)
     bench.write({"core": core})
     bench.apply()
     bench.write({"core": core}, MORE)

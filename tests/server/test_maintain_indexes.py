@@ -110,7 +110,7 @@ def test_a_repair_waits_for_a_transaction_and_is_put_off(
     world.execute("DROP INDEX item_note_idx_s1")
     invalid(world, "CREATE INDEX CONCURRENTLY item_note_idx_s1 ON item_s1 (note)")
     monkeypatch.setattr("parlant_shard.maintain.run.READERS", 0.5)
-    monkeypatch.setattr("parlant_shard.apply.WATCH_AFTER", 0.2)
+    monkeypatch.setattr("parlant_shard.executor.WATCH_AFTER", 0.2)
     now = now_of(world) + timedelta(days=70)
     with world.connect() as reader:
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

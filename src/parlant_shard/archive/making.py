@@ -24,7 +24,6 @@ from psycopg.sql import SQL, Identifier
 
 from parlant_shard import __version__, canonical, db
 from parlant_shard.allrows import every_row
-from parlant_shard.apply import Executor
 from parlant_shard.archive import parquet, stream
 from parlant_shard.archive.manifest import (
     SETTINGS,
@@ -42,6 +41,7 @@ from parlant_shard.archive.target import Pending, Target, open_target, trouble
 from parlant_shard.changes import ArchivePartition
 from parlant_shard.ddl import Ddl, names
 from parlant_shard.errors import ArchiveError
+from parlant_shard.executor import Executor
 from parlant_shard.plan import Step
 from parlant_shard.plan.upkeep import CHECK_TABLE
 from parlant_shard.sqlfiles import queries

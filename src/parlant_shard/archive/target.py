@@ -22,17 +22,17 @@ from parlant_shard.topology import Archive, Topology
 _OURS = r"[0-9a-f]{12}\.(copy\.zst|parquet|json)"
 
 
-class Pending:
+class Pending(ABC):
     """A file that is being written; `commit` puts it in its place, `abort` leaves nothing."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
 
-    def commit(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def commit(self) -> None: ...
 
-    def abort(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def abort(self) -> None: ...
 
 
 class Target(ABC):

@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 import psycopg
 
 from parlant_shard import db, journal, trail
-from parlant_shard.apply import PATIENCE, Executor, Listener, quiet
 from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, TopologyError
+from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
 from parlant_shard.maintain.report import Failure, Report, figures
 from parlant_shard.maintain.site import COUNTED, Site
 from parlant_shard.maintain.tasks import CHANGES_PARTITIONS, Found, Moved, Noun, Task, tasks

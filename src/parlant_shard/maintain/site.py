@@ -9,10 +9,11 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from parlant_shard import canonical, control, db, journal, preflight, trail
-from parlant_shard.apply import Listener, end_dead_sessions
+from parlant_shard.apply import end_dead_sessions
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.errors import SchemaError, ShardError
+from parlant_shard.executor import Listener
 from parlant_shard.introspect import bound, facts, introspect
 from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
 from parlant_shard.maintain.defaults import Contents, hours_query

@@ -16,17 +16,11 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from parlant_shard import db, journal, trail
 from parlant_shard.allrows import every_row
-from parlant_shard.apply import (
-    PATIENCE,
-    Listener,
-    Run,
-    check_hazards,
-    clear_dead_sessions,
-    quiet,
-)
+from parlant_shard.apply import Run, check_hazards, clear_dead_sessions
 from parlant_shard.catalog import Catalog, fingerprint
 from parlant_shard.desired import INTERNAL_VERSION
 from parlant_shard.errors import ApplyFailed, SchemaError
+from parlant_shard.executor import PATIENCE, Listener, quiet
 from parlant_shard.locks import run_lock
 from parlant_shard.plan import TIMEOUTS, Kind, Plan, Step
 from parlant_shard.planner import read_servers

@@ -21,12 +21,12 @@ import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard import canonical, db, journal, trail
-from parlant_shard.apply import Executor, Listener, quiet
 from parlant_shard.archive import check, load, settings, tally, trouble
 from parlant_shard.catalog import ForeignKey, Retired, Table
 from parlant_shard.ddl import Ddl, render, text
 from parlant_shard.diff import by_parent
 from parlant_shard.errors import ApplyFailed, ArchiveError, Locked
+from parlant_shard.executor import Executor, Listener, quiet
 from parlant_shard.maintain.site import Site
 from parlant_shard.maintain.tasks import Found
 from parlant_shard.plan import Kind, Lock, Plan, Step
