@@ -78,7 +78,7 @@ def attempt(count):
     around(making, "tally")
     around(journal, "record")
     around(run, "tally")
-    around(run._Restoring, "_record")
+    around(run._Restoring, "_remember")
     middle(stream, "read")
     if what == "maintain":
         report = maintain.maintain(topology, now=maintain.moment(argument))

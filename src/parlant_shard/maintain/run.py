@@ -383,15 +383,10 @@ class _Lane(Executor):
     def _check_lock(self) -> None:
         """Raise ApplyFailed (PS516) where the session with the locks is gone."""
         try:
-            self.site.connection.execute("SELECT 1")
-        except psycopg.Error as error:
+            self.site.require_locks(hint="look whether the server still runs; the next run goes on")
+        except ApplyFailed:
             self.stop.set()
-            raise ApplyFailed(
-                f'the session with the locks of server "{self.site.server}" was lost; another run '
-                "may have taken over",
-                code="PS516",
-                hint="look whether the server still runs; the next run goes on",
-            ) from error
+            raise
 
     def _put_off(self, task: Task) -> bool:
         """Wait for those that use the table now: the detach would, and hold up others meanwhile."""

@@ -12,7 +12,7 @@ from parlant_shard import canonical, control, db, journal, preflight, trail
 from parlant_shard.apply import end_dead_sessions
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
-from parlant_shard.errors import SchemaError, ShardError
+from parlant_shard.errors import ApplyFailed, SchemaError, ShardError
 from parlant_shard.executor import Listener
 from parlant_shard.introspect import bound, facts, introspect
 from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
@@ -82,6 +82,18 @@ class Site:
 
     def close(self) -> None:
         self._stack.close()
+
+    def require_locks(self, *, hint: str) -> None:
+        """Raise ApplyFailed (PS516) where the session with the locks is gone."""
+        try:
+            self.connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise ApplyFailed(
+                f'the session with the locks of server "{self.server}" was lost; another run may '
+                "have taken over",
+                code="PS516",
+                hint=hint,
+            ) from error
 
     def read(self, listener: Listener, *, only: str | None = None) -> Found:
         """Take the locks on the tables (on `only` one), end what dead runs left, and read."""

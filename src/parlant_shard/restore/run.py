@@ -291,15 +291,10 @@ class _Restoring(Executor):
     def _check_lock(self) -> None:
         """Raise ApplyFailed (PS516) where the session with the locks is gone."""
         try:
-            self.site.connection.execute("SELECT 1")
-        except psycopg.Error as error:
+            self.site.require_locks(hint="run the same command again: it resumes")
+        except ApplyFailed:
             self.stop.set()
-            raise ApplyFailed(
-                f'the session with the locks of server "{self.site.server}" was lost; another run '
-                "may have taken over",
-                code="PS516",
-                hint="run the same command again: it resumes",
-            ) from error
+            raise
 
     # --- the plan ---------------------------------------------------------------------------------
 
