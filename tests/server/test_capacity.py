@@ -14,8 +14,7 @@ import pytest
 from protocol import World, layout
 from psycopg import sql
 
-from parlant_shard import apply as executor
-from parlant_shard import local
+from parlant_shard import executor, local
 from parlant_shard.apply import apply
 from parlant_shard.errors import ApplyFailed, TopologyError
 from parlant_shard.plan import Step
