@@ -90,6 +90,18 @@ def test_what_cannot_be_sent_is_refused_in_a_comment_too(end: str) -> None:
     assert route("SELECT 1 " + end).kind is Kind.REFUSED
 
 
+@pytest.mark.parametrize("line", ["\n", "\r", "\r\n"])
+def test_a_comment_within_a_line_comment_ends_with_the_line(line: str) -> None:
+    hidden = f"SELECT id FROM parlant_agent -- x /*{line}UNION ALL SELECT id FROM {{}} -- */"
+    assert route(hidden.format("parlant_agent_shard_3")).code == "PS603"
+    found = route(hidden.format("parlant_agent"))
+    assert found.targets[0].sql.count("workspace_id OPERATOR(pg_catalog.=) %s") == 2
+    assert route(f"DELETE FROM parlant_agent -- x /*{line}; SELECT 1 -- */").code == "PS601"
+    # Harmless ones stay as they are.
+    for end in ("-- x /* y */", f"-- x{line}/* y */", "/* -- */ /* y */"):
+        assert route(f"SELECT id FROM parlant_agent {end}").targets[0].sql.endswith(end)
+
+
 def test_one_text_serves_every_workspace_and_follows_the_map() -> None:
     first = route(READ, params=["active"])
     assert first.targets[0].params == ["ws_a", "active"]
