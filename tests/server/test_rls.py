@@ -302,6 +302,28 @@ def test_reference_tables(world: World, who: Roles) -> None:
         assert as_workspace(app, "ws1", "UPDATE api_key SET name = 'x'") == [(1,)]
 
 
+CARRYING = (
+    KEYED.replace("REFERENCES country (id)", "REFERENCES country (id) ON UPDATE CASCADE")
+    + "CREATE TABLE land (id text PRIMARY KEY);"
+    "CREATE TABLE town (id text PRIMARY KEY, land_id text REFERENCES land ON DELETE CASCADE);"
+    "ALTER TABLE item ADD town_id text REFERENCES town ON DELETE SET NULL;"
+    "ALTER TABLE machine ADD town_id text REFERENCES town ON UPDATE CASCADE;"
+)
+
+
+def test_what_foreign_keys_carry_on_to_rows_of_workspaces_is_not_granted(
+    tmp_path: Path, clusters: Clusters, who: Roles
+) -> None:
+    world = World(tmp_path, clusters)
+    references = {"land": {"kind": "reference"}, "town": {"kind": "reference"}}
+    world.converge(behind(who, ddl=CARRYING, tables=references))
+    granted = "SELECT has_table_privilege('{}', '{}', '{}')"
+    for table, no in {"country": "UPDATE", "land": "DELETE", "town": "DELETE"}.items():
+        for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+            asked = granted.format(who.application, table, privilege)
+            assert world.value(asked) is (privilege != no), (table, privilege)
+
+
 def test_the_setting_is_read_once_for_a_statement(world: World, who: Roles) -> None:
     with connected(world, who.application) as app, world.connect() as owner:
         owner.execute(f"ALTER ROLE \"{who.application}\" SET track_functions = 'all'")

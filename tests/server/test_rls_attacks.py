@@ -178,3 +178,18 @@ def test_a_setting_of_the_attackers_own_opens_nothing(walled: Sharded, who: Role
         assert not SECRET.search(raw(walled, who, token, within, [setting]))
         refused = raw(walled, who, setting, "SELECT description FROM parlant_agent_shard_3")
         assert "not signed" in refused or "may not read all workspaces" in refused
+
+
+def test_shared_rows_take_nothing_of_others_along(walled: Sharded, who: Roles) -> None:
+    """A foreign key acts as the owner: what hangs on a shared row would go with it."""
+    token = signing.token("ws_a", KEY)
+    judge = Attempt(walled, walled.map.coordinator, who, token)
+    before = judge.others()
+    judge.connection.rollback()
+    for text in ("DELETE FROM workspace WHERE id = 'ws_b'", 'DELETE FROM "user"'):
+        assert "permission denied" in raw(walled, who, token, text), text
+    # What stays within the workspace goes on.
+    for text in ("DELETE FROM api_key", "UPDATE workspace SET id = id", "DELETE FROM workflow"):
+        assert raw(walled, who, token, text) == "", text
+    assert judge.others() == before
+    judge.connection.rollback()

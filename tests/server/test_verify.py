@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from protocol import World, layout
+from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
 from verified import SECRET, TABLES, audit, fill, found, key, sharded
 from verify_cases import CASES, FREELY, Case, unchecked
@@ -261,7 +261,13 @@ def test_the_second_wall(tmp_path: Path, clusters: Clusters) -> None:
     world = World(tmp_path, clusters)
     names = {n: f"{n}_{secrets.token_hex(4)}" for n in ("app", "login", "boss")}
     app, login, boss = names.values()
-    what = layout({"s1": ["a"]}, isolation={"rls": True, "role": app})
+    what = layout(
+        {"s1": ["a"]},
+        ddl=SCHEMA + "CREATE TABLE country (id text PRIMARY KEY);"
+        "ALTER TABLE account ADD country_id text REFERENCES country ON DELETE CASCADE;",
+        tables={"country": {"kind": "reference"}},
+        isolation={"rls": True, "role": app},
+    )
     try:
         world.apply(what)
         world.execute(f"CREATE ROLE {login} LOGIN IN ROLE {app}", f"CREATE ROLE {boss}")
@@ -291,6 +297,11 @@ def test_the_second_wall(tmp_path: Path, clusters: Clusters) -> None:
                 f"GRANT SELECT ON parlant_shard.placement TO {app}",
                 f"REVOKE SELECT ON parlant_shard.placement FROM {app}",
                 "grants parlant_shard.placement",
+            ),
+            (
+                f"GRANT DELETE ON country TO {app}",
+                f"REVOKE DELETE ON country FROM {app}",
+                "grants country",
             ),
         ):
             world.execute(*breaks.split("; "))

@@ -142,7 +142,7 @@ class References(ShardTables):
         )
         if self.tenancy.kinds[logical] != "reference":
             return found
-        return self.wall.reference_table(found, writable=True)
+        return self.wall.reference_table(found, base, writable=True)
 
     def _replicates(self) -> bool:
         """Whether any other server has copies of reference tables."""
@@ -199,7 +199,7 @@ class References(ShardTables):
                 ),
             ),
         )
-        return self.wall.reference_table(found, writable=False)
+        return self.wall.reference_table(found, base, writable=False)
 
     def _cascade_signature(self, logical: str) -> str:
         return f"parlant_shard.{canonical.quote(suffixed('cascade', logical))}()"

@@ -79,14 +79,16 @@ class Wall:
         """A partition has its table's policies, for who addresses it; the application need not."""
         return replace(leaf, grants=grants) if self.on else leaf
 
-    def reference_table(self, table: Table, *, writable: bool) -> Table:
+    def reference_table(self, table: Table, base: Catalog, *, writable: bool) -> Table:
         """A table that all workspaces share, or that has rows of some and rows of all.
 
         Not FORCE: replication refuses to write a table whose policies hold for its owner.
         """
         if not self.on:
             return table
-        grants = self._granted(table.grants, WRITE if writable else READ)
+        carried = carried_on(table.name, base, self._tenancy)
+        allowed = tuple(p for p in WRITE if p not in carried) if writable else READ
+        grants = self._granted(table.grants, allowed)
         if table.column(self._tenancy.key) is None:
             return replace(table, grants=grants)
         self._check_own_policies(table)
@@ -237,6 +239,31 @@ class Wall:
                     hint="permissive policies add rows to those of the workspace; make it AS "
                     "RESTRICTIVE, or leave it to other roles",
                 )
+
+
+def carried_on(reference: str, base: Catalog, tenancy: Tenancy) -> frozenset[str]:
+    """What of DELETE and UPDATE, done to a shared row, changes rows of workspaces too.
+
+    A foreign key acts with the rights of its table's owner, so no policy holds it back. A reference
+    table with the key is no matter: only the row's own workspace may change it.
+    """
+
+    def reaches(event: str, table: str, trail: frozenset[tuple[str, str]]) -> bool:
+        for name, child in base.tables.items():
+            for fk in child.foreign_keys:
+                action = fk.on_delete if event == "DELETE" else fk.on_update
+                if fk.ref_table != table or action not in {"c", "n", "d"}:
+                    continue
+                if tenancy.kinds[name] == "sharded" or child.column(tenancy.key) is not None:
+                    return True
+                then = ("DELETE" if (event, action) == ("DELETE", "c") else "UPDATE", name)
+                if then not in trail and reaches(*then, trail | {then}):
+                    return True
+        return False
+
+    if base.tables[reference].column(tenancy.key) is not None:
+        return frozenset()
+    return frozenset(e for e in ("DELETE", "UPDATE") if reaches(e, reference, frozenset()))
 
 
 def searched(

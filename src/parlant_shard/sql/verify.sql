@@ -103,6 +103,16 @@ SELECT 'schema ' || n.nspname, coalesce(g.rolname, 'PUBLIC'),
  GROUP BY 1, 2
  ORDER BY 1, 2;
 
+-- name: carried_grants
+-- Tables on which the application has a privilege, however it came by it.
+SELECT c.relname AS name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
+  JOIN pg_catalog.pg_roles g ON g.rolname = %(role)s
+ WHERE c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+   AND pg_catalog.has_table_privilege(g.oid, c.oid, %(privilege)s)
+ ORDER BY 1;
+
 -- name: server_grants
 -- Foreign servers of ours that PUBLIC or the application may use, and user mappings of theirs.
 SELECT 'foreign server ' || s.srvname AS name, coalesce(g.rolname, 'PUBLIC') AS role

@@ -9,6 +9,7 @@ from psycopg.sql import SQL, Literal
 from parlant_shard import canonical
 from parlant_shard.catalog import Relkind
 from parlant_shard.ddl import render
+from parlant_shard.desired.wall import carried_on
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import Finding
 from parlant_shard.verify.site import Site
@@ -19,6 +20,8 @@ def rights(seen: Seen) -> Iterator[Finding]:
         site = seen.sites[server]
         yield from _grants(seen, site)
         if seen.topology.isolation.rls:
+            if server == seen.topology.coordinator:
+                yield from _carried(seen, site)
             yield from _bypassing(seen, site)
             yield from _owners(seen, site)
 
@@ -65,6 +68,26 @@ def _grants(seen: Seen, site: Site) -> Iterator[Finding]:
             detail=f"{row['role']} may use the {row['name']}: it leads to all rows of that server",
             statement="SELECT srvname, srvacl FROM pg_catalog.pg_foreign_server",
         )
+
+
+def _carried(seen: Seen, site: Site) -> Iterator[Finding]:
+    """What the application may do to shared rows that takes rows of all workspaces along."""
+    role, base = seen.topology.isolation.role or "", seen.base_of(site.server)
+    for privilege in ("DELETE", "UPDATE"):
+        tables = [
+            name
+            for name in seen.tenancy.of_kind("reference")
+            if privilege in carried_on(name, base, seen.tenancy)
+        ]
+        for row in site.named("carried_grants", tables=tables, role=role, privilege=privilege):
+            yield Finding(
+                check="grants",
+                server=site.server,
+                table=row["name"],
+                detail=f"{role} has {privilege}: foreign keys carry it on to rows of all "
+                "workspaces, and no policy holds them back",
+                statement=_acl(seen.topology.namespace, row["name"]),
+            )
 
 
 def _bypassing(seen: Seen, site: Site) -> Iterator[Finding]:
