@@ -28,8 +28,12 @@ def route(sql: str, **call: Any) -> Any:
         "SELECT " + "ARRAY[" * 30 + "1" + "]" * 30,
         "SELECT " + "date(" * 30 + "'a'" + ")" * 30,
         "SELECT " + "(" * 200 + "1" + ")" * 200,
+        "SELECT (tags)" + "[1]" * 5000 + " FROM parlant_session",
+        "WITH c0 AS (SELECT * FROM parlant_agent), "
+        + ", ".join(f"c{i} AS (SELECT a.*, b.* FROM c{i - 1} a, c{i - 1} b)" for i in range(1, 40))
+        + " SELECT 1 FROM c39",
     ],
-    ids=["operators", "arrays", "types", "brackets"],
+    ids=["operators", "arrays", "types", "brackets", "subscripts", "columns"],
 )
 def test_what_would_exhaust_a_parser_is_refused_at_once(sql: str) -> None:
     began = time.thread_time()
@@ -52,6 +56,12 @@ def test_a_bulk_insert_is_routed() -> None:
     found = route(sql, params=["a", "b", "c"] * rows)
     assert found.targets[0].params[:4] == ["ws_a", "a", "b", "c"]
     assert len(found.targets[0].params) == 4 * rows
+
+
+def test_arrays_and_their_types_are_not_counted_as_subscripts() -> None:
+    row = "(%s, ARRAY['a', 'b'], '{}'::text[])"
+    sql = f"INSERT INTO parlant_session (title, tags, tags2) VALUES {', '.join([row] * 300)}"
+    assert route(sql, params=["a"] * 300).kind is Kind.DIRECT
 
 
 def test_a_deep_stack_of_the_caller_is_not_held_against_the_statement() -> None:
@@ -100,6 +110,17 @@ def test_a_comment_within_a_line_comment_ends_with_the_line(line: str) -> None:
     # Harmless ones stay as they are.
     for end in ("-- x /* y */", f"-- x{line}/* y */", "/* -- */ /* y */"):
         assert route(f"SELECT id FROM parlant_agent {end}").targets[0].sql.endswith(end)
+
+
+@pytest.mark.parametrize("between", ["\u00a0", "\u2028", "\x85", "\x1c", "\u3000"])
+def test_what_only_python_takes_for_white_space_is_not_cut_off(between: str) -> None:
+    """PostgreSQL reads another name, or nothing at all."""
+    assert route(f"SELECT id FROM parlant_agent{between}/* x */").kind is Kind.REFUSED
+    assert route(f"SELECT id FROM workspace{between}/* x */").kind is Kind.REFUSED
+
+
+def test_half_a_comment_at_the_end_is_none() -> None:
+    assert route("SELECT id FROM parlant_agent/*/").code == "PS600"
 
 
 def test_one_text_serves_every_workspace_and_follows_the_map() -> None:

@@ -11,6 +11,7 @@ from parlant_shard.router.tokens import Tokens
 from parlant_shard.router.tree import is_transparent, labels, text_of
 from parlant_shard.shardmap import ShardMap
 
+_MAX_COLUMNS = 1664  # PostgreSQL's MaxTupleAttributeNumber
 _REWRITE = "write the statement without it, or send it to the server directly"
 
 
@@ -214,6 +215,14 @@ class Columns:
                         columns = None
                     elif columns is not None:
                         columns += item.columns
+                        # A star of stars of stars doubles with each level.
+                        if len(columns) > _MAX_COLUMNS:
+                            raise Refusal(
+                                "PS619",
+                                f"a query of more than {_MAX_COLUMNS} columns, which PostgreSQL "
+                                "refuses",
+                                "name the columns that are needed",
+                            )
                     for name in item.columns or ():
                         if name in item.outputs:
                             outputs.setdefault(name, item.outputs[name])

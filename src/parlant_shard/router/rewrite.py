@@ -94,7 +94,7 @@ def _split_comment(sql: str, params: Params) -> tuple[str, str]:
     """Cut off a comment at the very end, as tracing libraries add it: a new one for every call."""
     if not sql.endswith("*/"):
         return sql, ""
-    begin = sql.rfind("/*")
+    begin = sql.rfind("/*", 0, -2)
     inner = sql[begin + 2 : -2]
     if begin < 0 or "*/" in inner or "\0" in inner or not inner.isascii():
         return sql, ""
@@ -105,8 +105,13 @@ def _split_comment(sql: str, params: Params) -> tuple[str, str]:
         return sql, ""
     if params is None and placeholders.has_percent_placeholders(inner):
         return sql, ""
-    body = sql[:begin].rstrip()
+    body = sql[:begin].rstrip(_SPACE)
     return body, sql[len(body) :]
+
+
+_SPACE = " \t\n\r\f"
+"""What PostgreSQL 15 takes for white space. To Python other characters are, too; to PostgreSQL they
+belong to a word or are an error."""
 
 
 _catalogues: dict[int, tuple[ShardMap, Catalogue]] = {}

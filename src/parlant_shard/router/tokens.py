@@ -86,13 +86,15 @@ class Tokens:
 MAX_TOKENS = 20_000
 MAX_DEPTH = 60
 MAX_TYPED_DEPTH = 8
+MAX_SUBSCRIPTS = 200
 
 
 def check_size(tokens: Tokens) -> None:
     """Refuse (PS619) what a parser could only read with much stack or much time.
 
     Lists of values may be long; operators and keywords make the tree deep. Brackets behind ARRAY or
-    a type's name are read several times by sqlglot, twice as often with every level.
+    a type's name are read several times by sqlglot, twice as often with every level. Of a chain of
+    subscripts it reads all that is before each of them.
     """
     others = sum(word not in _FLAT and not word.startswith("$") for word in tokens.words)
     if others > MAX_TOKENS:
@@ -102,9 +104,14 @@ def check_size(tokens: Tokens) -> None:
             "split it; long lists belong into one array parameter: = ANY(%s)",
         )
     typed: list[bool] = []
+    subscripts = 0
     for number, word in enumerate(tokens.words):
         if word in _OPEN:
             before = tokens.word(number - 1).lower()
+            if word == "[" and before not in _NO_VALUE and tokens.word(number + 1) != "]":
+                subscripts += 1
+                if subscripts > MAX_SUBSCRIPTS:
+                    raise Refusal("PS619", "there are too many subscripts", "split the statement")
             typed.append(word == "[" or before in TYPES)
             if len(typed) > MAX_DEPTH or sum(typed) > MAX_TYPED_DEPTH:
                 raise Refusal("PS619", "brackets are nested too deeply", "split the statement")
@@ -112,4 +119,5 @@ def check_size(tokens: Tokens) -> None:
             typed.pop()
 
 
+_NO_VALUE = frozenset(["array", "[", ","])
 _FLAT = frozenset(["(", ")", ",", "%s", "DEFAULT", "NULL", "TRUE", "FALSE"])
