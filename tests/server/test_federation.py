@@ -320,6 +320,19 @@ def test_reference_rows_go_everywhere(world: World) -> None:
 
 
 @pytest.mark.needs(clusters=2, logical=True, superuser=True)
+def test_tables_of_the_coordinator_count_without_a_sequence_of_the_schema(world: World) -> None:
+    what = layout(
+        {"s1": ["a"], "s2": ("east", ["b"])},
+        ddl=PLAIN + "CREATE TABLE plan (id serial PRIMARY KEY, name text);"
+        "CREATE TABLE machine (id bigserial PRIMARY KEY);",
+        tables={"plan": {"kind": "reference"}},
+    )
+    world.converge(what)
+    world.execute("INSERT INTO plan (name) VALUES ('a'), ('b')")
+    assert world.rows("SELECT id FROM plan ORDER BY id") == [(1,), (2,)]
+    assert world.value("INSERT INTO machine DEFAULT VALUES RETURNING id") == 1
+
+
 def test_a_copy_is_not_written(world: World) -> None:
     world.apply(referenced())
     world.execute("INSERT INTO \"user\" VALUES ('u', 'U')")

@@ -136,6 +136,13 @@ class References(ShardTables):
             )
         found = replace(
             table,
+            columns=tuple(
+                # A sequence of the schema is none of ours to make; an identity brings its own.
+                replace(c, default=None, identity="d")
+                if (c.default or "").startswith("nextval(")
+                else c
+                for c in table.columns
+            ),
             foreign_keys=tuple(kept),
             indexes=tuple(self._rolled(i) for i in table.indexes),
             triggers=triggers,
