@@ -61,7 +61,8 @@ class Site:
         with pytest.MonkeyPatch.context() as environment:
             for name in what.servers:
                 environment.setenv(name, self.dsn(name, role))
-            return run([words[0], file, *words[1:]])
+            at = 2 if words[0] in {"workspace", "archive"} else 1
+            return run([*words[:at], file, *words[at:]])
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def site(tmp_path: Path, clusters: Clusters) -> Iterator[Site]:
 
 
 def test_the_roles_of_the_page_suffice(
-    site: Site, clusters: Clusters, capsys: pytest.CaptureFixture[str]
+    site: Site, clusters: Clusters, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     everywhere, coordinator, subscribers, application, analytics, federated = range(6)
     assert len(site.blocks) == 6
@@ -163,6 +164,11 @@ def test_the_roles_of_the_page_suffice(
     assert who["maintain"] == site.role("parlant_maintainer")
     assert who["apply"] == site.role("parlant_owner")
     said("parlant_owner", "status")
+    for words in (
+        ["verify"], ["monitor"], ["advise"], ["forecast"], ["doctor"], ["workspace", "list"],
+        ["workspace", "show", "a"], ["archive", "list"],
+    ):  # fmt: skip
+        said("parlant_maintainer", *words)
 
     # Analytics: all workspaces on all servers, and not a row to write.
     with psycopg.connect(site.dsn("core", "parlant_analytics"), autocommit=True) as connection:
@@ -175,3 +181,7 @@ def test_the_roles_of_the_page_suffice(
             with pytest.raises(psycopg.Error) as refused:
                 connection.execute("INSERT INTO account_s1 (workspace_id) VALUES ('a')")
             assert refused.value.sqlstate in {"25006", "42501"}
+
+    # What tenants ask for.
+    said("parlant_maintainer", "workspace", "export", "b", "--out", str(tmp_path / "b.tar"))
+    said("parlant_maintainer", "workspace", "purge", "b", "--yes", "--allow", "deletes-data")

@@ -165,6 +165,9 @@ def test_reference_tables(router: Router) -> None:
     assert router.execute(keys).fetchall() == [("k0",)]
     router.execute("INSERT INTO country VALUES ('de', 'new')")
     assert router.execute("DELETE FROM country WHERE id = 'de'").rowcount == 1
+    with pytest.raises(errors.InsufficientPrivilege) as refused:
+        router.execute("INSERT INTO api_key VALUES ('k9', 'new', 'ws1')")
+    assert "withholds some on purpose" in str(getattr(refused.value, "hint", ""))
 
 
 def test_several_workspaces_are_refused_and_never_an_empty_answer(router: Router) -> None:

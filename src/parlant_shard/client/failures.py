@@ -35,7 +35,8 @@ _HINTS = {
     "25006": "the server takes no writes: a copy of a reference table, a read-only connection, or "
     "a server that became a replica",
     "25P02": "an earlier statement of the transaction failed: roll it back",
-    "42501": "grant the right to the role of the server's dsn",
+    "42501": "grant the right to the role of the server's dsn; isolation.rls withholds some on "
+    "purpose: send the statement as a role that has it",
     "53300": "the server has no free connection slot: lower max_size, or raise max_connections",
 }
 _UNPREPARED = "set `prepare_threshold=None`: a pooler in transaction mode lost a prepared statement"
