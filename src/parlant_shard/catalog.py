@@ -77,6 +77,7 @@ class ForeignKey:
     set_columns: tuple[str, ...] = ()
     deferrable: bool = False
     initially_deferred: bool = False
+    unenforced: bool = False  # NOT ENFORCED (18)
     valid: bool = True
     inherited: bool = False
 
@@ -258,10 +259,15 @@ class UserMapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A publication of ours: tables with their explicit columns."""
+    """A publication of ours: tables with their explicit columns.
+
+    `operations` are those that are published, `filtered` names tables with a condition on rows.
+    """
 
     name: str
     tables: tuple[tuple[str, tuple[str, ...]], ...]
+    operations: tuple[str, ...] = ("insert", "update", "delete")
+    filtered: tuple[str, ...] = ()
 
 
 # What of a subscription's connection string says whom it reads from, and how safely.

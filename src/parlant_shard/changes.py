@@ -404,6 +404,7 @@ class DropView(OnServer):
 class SetPublication(OnServer):
     publication: Publication
     exists: bool
+    operations: bool = False  # whether what it publishes is another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

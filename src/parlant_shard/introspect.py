@@ -299,7 +299,9 @@ def _table(
                 set_columns=tuple(by_number[k] for k in c["set_key"] or ()),
                 deferrable=c["deferrable"],
                 initially_deferred=c["deferred"],
-                valid=c["validated"],
+                unenforced=not c["enforced"],
+                # PostgreSQL has what it does not enforce as NOT VALID too.
+                valid=c["validated"] or not c["enforced"],
                 inherited=c["inherited"],
             )
             for c in constraints
@@ -469,15 +471,20 @@ def _mapping(row: Row) -> UserMapping:
 
 
 def _publications(connection: db.Connection, namespace: str) -> dict[str, Publication]:
-    tables: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in _all(connection, "publications", namespace=namespace):
-        if not row["name"].startswith(OURS):
-            continue
-        found = tables[row["name"]]
-        if row["table"] is not None:
-            found.append((row["table"], tuple(sorted(row["columns"]))))
+        if row["name"].startswith(OURS):
+            found[row["name"]].append(row)
     return {
-        name: Publication(name=name, tables=tuple(sorted(found))) for name, found in tables.items()
+        name: Publication(
+            name=name,
+            tables=tuple(
+                sorted((r["table"], tuple(sorted(r["columns"]))) for r in rows if r["table"])
+            ),
+            operations=tuple(rows[0]["operations"]),
+            filtered=tuple(sorted(r["table"] for r in rows if r["filtered"])),
+        )
+        for name, rows in found.items()
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
+from rls_world import roles
 from verified import SECRET, TABLES, audit, fill, found, key, sharded
 from verify_cases import CASES, FREELY, Case, unchecked
 
@@ -320,6 +321,82 @@ def test_the_second_wall(tmp_path: Path, clusters: Clusters) -> None:
         with clusters.get(0).connect() as connection:
             for name in (login, app, boss):
                 connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
+
+
+def test_what_passes_over_the_wall(tmp_path: Path, clusters: Clusters) -> None:
+    """Roles, rights, views and functions that show the application more than its workspace."""
+    with roles(clusters) as names:
+        world = World(tmp_path, clusters)
+        app, analytics, login = names.application, names.analytics, names.stranger
+        isolation = {"rls": True, "role": app, "analytics": analytics}
+        what = layout({"s1": ["a"]}, isolation=isolation)
+        try:
+            world.apply(what)
+            world.execute(f"GRANT {app} TO {login}")
+            clean = audit(world, what)
+            assert {f.check for f in clean.findings} == {"superuser-owner"}
+            for breaks, mends, expected in (
+                (f"GRANT {analytics} TO {app}", f"REVOKE {analytics} FROM {app}", "e roles"),
+                (f"GRANT {analytics} TO {login}", f"REVOKE {analytics} FROM {login}", "w roles"),
+                (f"ALTER ROLE {login} REPLICATION", f"ALTER ROLE {login} NOREPLICATION", "e roles"),
+                (
+                    f"GRANT pg_read_server_files TO {app}",
+                    f"REVOKE pg_read_server_files FROM {app}",
+                    "e roles",
+                ),
+                (
+                    f"CREATE VIEW peek AS SELECT * FROM account_s1; GRANT SELECT ON peek TO {app}",
+                    "DROP VIEW peek",
+                    "e roles account_s1",
+                ),
+                (
+                    "CREATE MATERIALIZED VIEW peek AS SELECT * FROM account_s1; "
+                    f"GRANT SELECT (id) ON peek TO {login}",
+                    "DROP MATERIALIZED VIEW peek",
+                    "e roles account_s1",
+                ),
+                (
+                    "CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql SECURITY DEFINER "
+                    "AS 'SELECT count(*) FROM public.account_s1'",
+                    "DROP FUNCTION peek()",
+                    "w roles",
+                ),
+                (
+                    f"GRANT TRUNCATE ON account_s1 TO {app}",
+                    f"REVOKE TRUNCATE ON account_s1 FROM {app}",
+                    "e grants account_s1",
+                ),
+                (
+                    f"GRANT REFERENCES (id) ON account_s1 TO {login}",
+                    f"REVOKE REFERENCES (id) ON account_s1 FROM {login}",
+                    "e grants account_s1",
+                ),
+                (
+                    f"GRANT SELECT (inner_pad) ON parlant_shard.signing_key TO {login}",
+                    f"REVOKE SELECT (inner_pad) ON parlant_shard.signing_key FROM {login}",
+                    "e grants parlant_shard.signing_key",
+                ),
+                (
+                    f"GRANT CREATE ON SCHEMA parlant_shard TO {login}; "
+                    f"ALTER FUNCTION parlant_shard.workspace() OWNER TO {login}; "
+                    f"REVOKE CREATE ON SCHEMA parlant_shard FROM {login}",
+                    "ALTER FUNCTION parlant_shard.workspace() OWNER TO CURRENT_USER",
+                    "e grants",
+                ),
+            ):
+                world.execute(*breaks.split("; "))
+                report = audit(world, what)
+                extra = [f for f in report.findings if f not in clean.findings]
+                said = {f"{f.severity[0]} {f.check} {f.table or ''}".strip() for f in extra}
+                assert said == {expected.replace("roles", "bypassing-roles")}, breaks
+                assert report.failures == ()
+                for finding in extra:
+                    assert finding.statement is not None
+                    world.execute(finding.statement)
+                world.execute(*mends.split("; "))
+            assert audit(world, what).findings == clean.findings
+        finally:
+            clusters.drop_databases()
 
 
 # --- what cannot be checked -----------------------------------------------------------------------

@@ -57,6 +57,17 @@ GUARDED = (
     'ALTER TABLE "user" ENABLE TRIGGER parlant_shard_guard',
 )
 
+TRAIL = "ALTER TABLE parlant_shard.audit ENABLE ALWAYS TRIGGER audit_refuse"
+
+
+def publication(change: str) -> str:
+    quoted = change.replace("'", "''").replace("%", "%%")
+    return (
+        f"DO $$ BEGIN EXECUTE (SELECT format('ALTER PUBLICATION %I {quoted}', pubname) "
+        "FROM pg_publication); END $$"
+    )
+
+
 ROWS = (
     Case(
         "a row of another shard",
@@ -567,6 +578,7 @@ DEFINITIONS = (
             ("a federated view", "item_global", "SELECT ON item_global"),
             ("our schema", "parlant_shard", "USAGE ON SCHEMA parlant_shard"),
             ("our tables", "parlant_shard.map", "SELECT ON parlant_shard.map"),
+            ("a column of ours", "parlant_shard.map", "SELECT (map) ON parlant_shard.map"),
         )
     ),
     Case(
@@ -603,6 +615,139 @@ DEFINITIONS = (
         ('ALTER TABLE "user" DISABLE TRIGGER parlant_shard_guard',),
         ('ALTER TABLE "user" ENABLE TRIGGER parlant_shard_guard',),
         server="east",
+    ),
+    Case(
+        "a foreign key that is NOT ENFORCED",
+        {"keys core s1 item_s1"},
+        ("ALTER TABLE item_s1 ALTER CONSTRAINT item_account_id_fkey_s1 NOT ENFORCED",),
+        ("ALTER TABLE item_s1 ALTER CONSTRAINT item_account_id_fkey_s1 ENFORCED",),
+        major=18,
+    ),
+    Case(
+        "foreign keys that are switched off, for children and for parents",
+        {"keys core s1 item_s1", "keys core s1 log_s1"},
+        ("ALTER TABLE item_s1 DISABLE TRIGGER ALL",),
+        ("ALTER TABLE item_s1 ENABLE TRIGGER ALL",),
+    ),
+    Case(
+        "a foreign key that is switched off in a partition",
+        {"partitions core s1 log_s1_p"},
+        ("ALTER TABLE {leaf} DISABLE TRIGGER ALL",),
+        ("ALTER TABLE {leaf} ENABLE TRIGGER ALL",),
+    ),
+    Case(
+        "a foreign key that leaves the workspace out: one thing, said once",
+        {"keys core s1 item_s1"},
+        put_back(
+            "item_s1",
+            "item_account_id_fkey_s1",
+            "FOREIGN KEY (account_id) REFERENCES account_s1 (id) ON DELETE CASCADE",
+        ),
+        put_back(
+            "item_s1",
+            "item_account_id_fkey_s1",
+            "FOREIGN KEY (workspace_id, account_id) REFERENCES account_s1 (workspace_id, id) "
+            "ON DELETE CASCADE",
+        ),
+    ),
+    Case(
+        "a NOT NULL that is NOT VALID",
+        {"not-valid core s1 item_s1"},
+        (
+            "ALTER TABLE item_s1 ALTER workspace_id DROP NOT NULL",
+            "ALTER TABLE item_s1 ADD CONSTRAINT later NOT NULL workspace_id NOT VALID",
+        ),
+        ("ALTER TABLE item_s1 VALIDATE CONSTRAINT later",),
+        major=18,
+    ),
+    Case(
+        "a rule on a table",
+        {"schema core s1 item_s1"},
+        ("CREATE RULE nothing AS ON DELETE TO item_s1 DO INSTEAD NOTHING",),
+        ("DROP RULE nothing ON item_s1",),
+    ),
+    Case(
+        "a table that inherits from one",
+        {"schema core s1 item_s1"},
+        ("CREATE TABLE heir () INHERITS (item_s1)",),
+        ("DROP TABLE heir",),
+    ),
+    Case(
+        "the function of the buckets, replaced",
+        {"shard-check core"},
+        (
+            "ALTER FUNCTION parlant_shard.bucket(text) RENAME TO bucket_kept",
+            "CREATE FUNCTION parlant_shard.bucket(workspace text) RETURNS int "
+            "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT 0'",
+        ),
+        (
+            "DROP FUNCTION parlant_shard.bucket(text)",
+            "ALTER FUNCTION parlant_shard.bucket_kept(text) RENAME TO bucket",
+        ),
+    ),
+    Case(
+        "an audit trail that can be changed",
+        {"audit-trail core"},
+        ("ALTER TABLE parlant_shard.audit DISABLE TRIGGER audit_refuse",),
+        (TRAIL,),
+    ),
+    Case(
+        "an audit trail that was changed",
+        {"audit-trail core"},
+        (
+            "ALTER TABLE parlant_shard.audit DISABLE TRIGGER audit_refuse",
+            "UPDATE parlant_shard.audit SET os_host = os_host || '!' WHERE id = 1",
+            TRAIL,
+        ),
+        (
+            "ALTER TABLE parlant_shard.audit DISABLE TRIGGER audit_refuse",
+            "UPDATE parlant_shard.audit SET os_host = rtrim(os_host, '!') WHERE id = 1",
+            TRAIL,
+        ),
+    ),
+    *(
+        Case(
+            f"a publication {what}",
+            {"replication core"},
+            (publication(broken),),
+            (publication(whole),),
+        )
+        for what, broken, whole in (
+            (
+                "of inserts alone",
+                "SET (publish = 'insert')",
+                "SET (publish = 'insert, update, delete')",
+            ),
+            (
+                "that leaves rows out",
+                'SET TABLE public.workspace (id, name), public."user" (id, name) '
+                "WHERE (id <> 'u9')",
+                'SET TABLE public.workspace (id, name), public."user" (id, name)',
+            ),
+            (
+                "that leaves a column out",
+                'SET TABLE public.workspace (id, name), public."user" (id)',
+                'SET TABLE public.workspace (id, name), public."user" (id, name)',
+            ),
+        )
+    ),
+    Case(
+        "PUBLIC may make objects beside the tables",
+        {"grants core"},
+        ("GRANT CREATE ON SCHEMA public TO PUBLIC",),
+        ("REVOKE CREATE ON SCHEMA public FROM PUBLIC",),
+    ),
+    Case(
+        "PUBLIC gets what is made from now on",
+        {"grants core"},
+        ("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",),
+        ("ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE SELECT ON TABLES FROM PUBLIC",),
+    ),
+    Case(
+        "an index of the same name with another definition: one thing, said once",
+        {"schema core s1 item_s1"},
+        ("DROP INDEX item_note_idx_s1", "CREATE INDEX item_note_idx_s1 ON item_s1 (size)"),
+        ("DROP INDEX item_note_idx_s1", "CREATE INDEX item_note_idx_s1 ON item_s1 (note)"),
     ),
     Case(
         "an index that is missing",

@@ -16,7 +16,10 @@ def replication(
         existing = live.publications.get(name)
         if existing != publication:
             yield c.SetPublication(
-                server=server, publication=publication, exists=existing is not None
+                server=server,
+                publication=publication,
+                exists=existing is not None,
+                operations=existing is not None and existing.operations != publication.operations,
             )
     for slot in sorted(desired.slots - live.slots):
         yield c.CreateSlot(server=server, name=slot)

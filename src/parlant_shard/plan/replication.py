@@ -51,14 +51,19 @@ class Replication(Builder):
                     if exists
                     else "CREATE PUBLICATION {} FOR TABLE "
                 )
+                # An applied TRUNCATE would fail on the foreign keys to the copies, for ever.
+                publish = SQL("(publish = {})").format(Literal(", ".join(publication.operations)))
+                name = Identifier(publication.name)
+                statements = [text(verb).format(name) + tables]
+                if not exists:
+                    statements[0] += SQL(" WITH ") + publish
+                elif change.operations:
+                    statements.append(SQL("ALTER PUBLICATION {} SET ").format(name) + publish)
                 yield draft(
                     Phase.PUBLICATION,
                     f'{"alter" if exists else "create"} publication "{publication.name}" of the '
                     "reference tables",
-                    text(verb).format(Identifier(publication.name))
-                    + tables
-                    # An applied TRUNCATE would fail on the foreign keys to the copies, for ever.
-                    + SQL("" if exists else " WITH (publish = 'insert, update, delete')"),
+                    *statements,
                     lock=Lock.SHARE_UPDATE_EXCLUSIVE,
                 )
             case c.DropPublication(publication=publication):

@@ -93,7 +93,9 @@ SELECT a.attrelid AS oid, a.attnum AS num, a.attname AS name,
 -- name: constraints
 -- Keys, checks and foreign keys. NOT NULL rows (18) are read as the column's attribute instead.
 SELECT o.oid, o.conrelid AS rel, o.conname AS name, o.contype::text AS type,
-       o.convalidated AS validated, o.condeferrable AS "deferrable", o.condeferred AS deferred,
+       o.convalidated AS validated,
+       coalesce((pg_catalog.to_jsonb(o) ->> 'conenforced')::bool, true) AS enforced,
+       o.condeferrable AS "deferrable", o.condeferred AS deferred,
        NOT o.conislocal OR o.conparentid <> 0 AS inherited,
        o.conkey AS key, o.confrelid AS ref, r.relname AS ref_table, rn.nspname AS ref_schema,
        o.confkey AS ref_key, o.confupdtype::text AS on_update, o.confdeltype::text AS on_delete,
@@ -243,7 +245,11 @@ SELECT m.srvname AS server, m.usename AS role, m.umoptions AS options
 
 -- name: publications
 -- Publications with explicit tables and columns.
-SELECT p.pubname AS name, t.tablename AS "table", t.attnames::text[] AS columns
+SELECT p.pubname AS name, t.tablename AS "table", t.attnames::text[] AS columns,
+       t.rowfilter IS NOT NULL AS filtered,
+       pg_catalog.array_remove(ARRAY[CASE WHEN p.pubinsert THEN 'insert' END,
+         CASE WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END,
+         CASE WHEN p.pubtruncate THEN 'truncate' END], NULL) AS operations
   FROM pg_catalog.pg_publication p
   LEFT JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname AND t.schemaname = %(namespace)s
  ORDER BY 1, 2;

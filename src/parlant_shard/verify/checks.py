@@ -26,6 +26,7 @@ CHECKS: Mapping[str, str] = {
     "bypassing-roles": "no role of the application passes over row-level security",
     "superuser-owner": "no table that row-level security guards is owned by a superuser",
     "grants": "PUBLIC has no rights on tenants' tables, the application none on our own",
+    "audit-trail": "the audit trail is append-only and whole, and recorded changes are recorded",
     "invalid-indexes": "no index is INVALID",
     "not-valid": "no constraint is NOT VALID",
     "schema": "nothing else differs from what the topology asks for",

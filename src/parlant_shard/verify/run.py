@@ -17,7 +17,7 @@ from parlant_shard import db, trail
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.shardmap import shard_of
 from parlant_shard.topology import Topology
-from parlant_shard.verify import across, placement, structure, walls
+from parlant_shard.verify import across, hidden, placement, structure, walls
 from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
 from parlant_shard.verify.read import Seen, read
 from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
@@ -148,6 +148,8 @@ class _Run:
             ("placement", placement.placement),
             ("shard-map", placement.stored_map),
             ("grants", walls.rights),
+            ("keys", hidden.hidden),
+            ("audit-trail", hidden.audit_trail),
         ):
             began = time.monotonic()
             try:

@@ -8,6 +8,7 @@ nobody asked for, and what is there and INVALID or NOT VALID.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from psycopg.sql import SQL, Literal
 
@@ -55,9 +56,17 @@ def _differences(seen: Seen, server: str) -> Iterator[Finding]:
     except ShardError as error:
         yield Finding(check="schema", server=server, detail=error.message, statement=None)
         return
+    built = {x.index.name for x in found if isinstance(x, c.CreateIndex)}
+    names = {x.old: x.new for x in found if isinstance(x, c.RenameIndex) and x.old in built}
     for change in found:
+        said = change
+        match change:
+            case c.RenameIndex(old=old) if old in names:
+                continue  # said of the index that is built for it
+            case c.CreateIndex(index=index) if index.name in names:
+                said = replace(change, index=replace(index, name=names[index.name]))
         if not _unknowable(seen, change):
-            yield from _of_change(seen, change)
+            yield from _of_change(seen, said)
 
 
 def _unknowable(seen: Seen, change: c.Change) -> bool:
@@ -100,8 +109,10 @@ def _of_change(seen: Seen, change: c.Change) -> Iterator[Finding]:
     match change:
         case c.SetPlacements() | c.SetDirectory() | c.SetUserMapping() | c.DropPolicy():
             return  # `placement`; a mapping is a role's own; policies are compared below
-        case c.AnalyzeTable() | c.CommentIndex() | c.CreateSlot() | c.DropSlot():
+        case c.AnalyzeTable() | c.CommentIndex() | c.DropSlot():
             return
+        case c.DropConstraint(why=c.Why.REPLACED) | c.DropIndex(why=c.Why.REPLACED):
+            return  # said of what takes its place
         case c.OnTable(table=Table(kind=Relkind.FOREIGN)):
             yield find("foreign-tables", words(change), "foreign")
         case c.SetForeignServer(foreign_server=wanted, live=live):
@@ -157,17 +168,34 @@ def _of_change(seen: Seen, change: c.Change) -> Iterator[Finding]:
         case (
             c.SetPublication()
             | c.DropPublication()
+            | c.CreateSlot()
             | c.CreateSubscription()
             | c.ReconnectSubscription()
             | c.RefreshSubscription()
             | c.AwaitSubscription()
             | c.DropSubscription()
         ):
-            yield find("replication", words(change), "replication")
+            yield find("replication", words(change), _REPLICATION.get(type(change), "replication"))
+        case c.SetTrigger(trigger=trigger) if trigger.name.startswith("parlant_shard_audit_"):
+            yield find("audit-trail", words(change), "triggers")
+        case c.SetFunction(function=function) if function.signature.startswith(_ROW_AUDIT):
+            yield find("audit-trail", words(change), "functions")
+        case c.SetFunction(function=function) if function.signature.startswith("parlant_shard."):
+            yield find("replication", words(change), "functions")
         case c.SetTrigger(trigger=trigger) if trigger.name.startswith("parlant_shard_"):
             yield find("replication", words(change), "triggers")
         case _:
             yield find("schema", words(change), None, "warning")
+
+
+_ROW_AUDIT = ("parlant_shard.row_audit_", 'parlant_shard."row_audit_')
+
+# What shows it, where that is not the subscriptions.
+_REPLICATION: dict[type[c.Change], str] = {
+    c.SetPublication: "publication",
+    c.DropPublication: "publication",
+    c.CreateSlot: "slots",
+}
 
 
 def _guards(table: Table) -> str:
@@ -215,7 +243,7 @@ def _as_they_are(seen: Seen, server: str) -> Iterator[Finding]:
         managed = live.managed.get(("table", root)) or wanted.managed.get(("table", root))
         if managed is None or table.kind is Relkind.FOREIGN:
             continue
-        find = _finder_of(seen, server, managed.shard or None, name)
+        find = finder_of(seen, server, managed.shard or None, name)
         for index in table.indexes:
             if not index.valid:
                 yield find(
@@ -246,7 +274,7 @@ def _as_they_are(seen: Seen, server: str) -> Iterator[Finding]:
             yield from _beside_parent(table, parent, find)
     for name, subscription in sorted(live.subscriptions.items()):
         if name in wanted.subscriptions and not subscription.enabled:
-            yield _finder_of(seen, server, None, None)(
+            yield finder_of(seen, server, None, None)(
                 "replication",
                 f'the subscription "{name}" is disabled: the copies are not kept in step',
                 "replication",
@@ -282,7 +310,7 @@ def _policies(seen: Seen, server: str) -> Iterator[Finding]:
         asked = OUR_POLICIES | {
             p.name for t in (wanted.tables.get(name), wanted.tables[root]) if t for p in t.policies
         }
-        find = _finder_of(seen, server, managed.shard or None, name)
+        find = finder_of(seen, server, managed.shard or None, name)
         for policy in table.policies:
             if policy.name in asked:
                 continue
@@ -316,7 +344,7 @@ def _foreign_tables(seen: Seen) -> Iterator[Finding]:
             remote = seen.live[options.server].tables.get(name)
             if foreign is None or foreign.kind is not Relkind.FOREIGN:
                 continue
-            find = _finder_of(seen, home, shard, name)
+            find = finder_of(seen, home, shard, name)
             if remote is None:
                 yield find("foreign-tables", f'"{options.server}" has no such table', "foreign")
                 continue
@@ -363,13 +391,13 @@ Find = Callable[..., Finding]
 
 def _finder(seen: Seen, change: c.Change) -> Find:
     if isinstance(change, c.OnTable):
-        return _finder_of(seen, change.server, change.shard or None, change.table.name)
+        return finder_of(seen, change.server, change.shard or None, change.table.name)
     if isinstance(change, c.CreateView | c.DropView):
-        return _finder_of(seen, change.server, None, change.view.name)
-    return _finder_of(seen, change.server, None, None)
+        return finder_of(seen, change.server, None, change.view.name)
+    return finder_of(seen, change.server, None, None)
 
 
-def _finder_of(seen: Seen, server: str, shard: str | None, name: str | None) -> Find:
+def finder_of(seen: Seen, server: str, shard: str | None, name: str | None) -> Find:
     def find(
         check: str,
         detail: str,
@@ -411,12 +439,26 @@ _SHOWS = {
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = t.ftrelid AND a.attnum > 0 "
     "WHERE t.ftrelid = pg_catalog.to_regclass({})",
     "view": "SELECT pg_catalog.pg_get_viewdef(pg_catalog.to_regclass({}))",
+    "all triggers": "SELECT tgrelid::pg_catalog.regclass, tgname, tgenabled "
+    "FROM pg_catalog.pg_trigger WHERE tgconstraint IN (SELECT oid FROM pg_catalog.pg_constraint "
+    "WHERE conrelid = pg_catalog.to_regclass({}))",
+    "rules": "SELECT rulename, pg_catalog.pg_get_ruledef(oid) FROM pg_catalog.pg_rewrite "
+    "WHERE ev_class = pg_catalog.to_regclass({})",
+    "heirs": "SELECT inhrelid::pg_catalog.regclass FROM pg_catalog.pg_inherits "
+    "WHERE inhparent = pg_catalog.to_regclass({})",
     "triggers": "SELECT tgname, tgenabled, pg_catalog.pg_get_triggerdef(oid) "
     "FROM pg_catalog.pg_trigger WHERE tgrelid = pg_catalog.to_regclass({})",
 }
 _SHOWS_ALL = {
     "servers": "SELECT srvname, srvoptions FROM pg_catalog.pg_foreign_server",
     "replication": "SELECT subname, subenabled, subpublications FROM pg_catalog.pg_subscription",
+    "publication": "SELECT p.pubname, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, "
+    "t.tablename, t.attnames, t.rowfilter FROM pg_catalog.pg_publication p "
+    "LEFT JOIN pg_catalog.pg_publication_tables t USING (pubname)",
+    "slots": "SELECT slot_name, active, wal_status FROM pg_catalog.pg_replication_slots",
+    "trail triggers": "SELECT tgname, tgenabled, pg_catalog.pg_get_triggerdef(oid) "
+    "FROM pg_catalog.pg_trigger WHERE tgrelid = pg_catalog.to_regclass('parlant_shard.audit')",
+    "trail": "SELECT id, at, command, result, previous, hash FROM parlant_shard.audit ORDER BY id",
     "signing": "SELECT id FROM parlant_shard.signing_key",
     "functions": "SELECT oid::pg_catalog.regprocedure, proacl, prosrc FROM pg_catalog.pg_proc "
     "WHERE pronamespace = pg_catalog.to_regnamespace('parlant_shard')",

@@ -77,6 +77,8 @@ def words(change: c.Change) -> str:
             return f'the enum "{enum.name}" lacks the label "{label}"'
         case c.SetFunction(function=function):
             return f"the function {function.signature} is missing or another"
+        case c.CreateSlot(name=name):
+            return f'the replication slot "{name}" is missing: a copy gets no more changes'
         case c.SetPublication(publication=publication):
             return f'the publication "{publication.name}" is missing or another'
         case c.CreateSubscription(subscription=found):
