@@ -151,7 +151,7 @@ class _Reader:
         row = self.rows("server")[0]
         notices = [
             f'server "{self.server}": "{t.name}" is locked by another session: its sizes are those '
-            "that VACUUM and ANALYZE left"
+            "that VACUUM and ANALYZE left, its indexes are left out, and nothing is advised on it"
             for t in tables
             if t.locked
         ]
