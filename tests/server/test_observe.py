@@ -12,6 +12,7 @@ import pytest
 from protocol import Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from exposition import parse
 from parlant_shard import local, observe
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
@@ -108,6 +109,9 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert "item_note_idx" not in out or out.count("_idx") <= 2
     assert re.search(r"^s2 +west ", out, re.M)
     text = metrics.read_text()
+    found = parse(text)
+    assert found["parlant_shard_database_bytes"].type == "gauge"
+    assert len(found["parlant_shard_index_scans_total"].samples) == 2 * 7
     name = world.load(TWO).name
     labels = f'topology="{name}",server="west",shard="s2",table="log",command="monitor"'
     assert f"\nparlant_shard_table_rows{{{labels}}} 200\n" in text
@@ -118,6 +122,7 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert run(["maintain", file, "--metrics-file", str(metrics)]) == 0
     capfd.readouterr()
     text = metrics.read_text()
+    assert parse(text)["parlant_shard_table_scans_total"].type == "counter"
     assert f"\nparlant_shard_table_rows{{{labels.replace('monitor', 'maintain')}}} 200\n" in text
     # Both may lie in one directory: no series is in both, and no metric has two types.
     series = re.findall(r"^(parlant_shard_\S+\}) ", text, re.M)
