@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from parlant_shard.cli import app
 from parlant_shard.errors import TopologyError
 from parlant_shard.forecast import span
 from parlant_shard.forecast.advice import advise
@@ -430,7 +434,9 @@ def test_the_workspace_that_grows_most_goes_to_the_most_room() -> None:
     servers = {"core": 80.0, "east": 100.0, "west": 100.0}
     (advice,) = advise(found, world(found, numbers, servers, {}), days=365)
     assert (advice.kind, advice.name, advice.moves) == ("move", "core", (("a", "s1", "s2"),))
-    assert advice.commands == ("parlant-shard workspace move 'my topology.yaml' a --to s2",)
+    assert 'moving "a" to shard "s2" would be enough' in advice.text
+    assert "This version cannot move workspaces" in advice.text
+    assert advice.commands == ()
     assert advise(found, world(found, numbers, servers, {}), days=90) == ()
 
 
@@ -444,7 +450,40 @@ def test_no_room_anywhere_asks_for_a_server() -> None:
         'servers:\n  server_3: {dsn: "${SERVER_3_DSN}", capacity: 100 GB}\n'
         "shards:\n  shard_3: {server: server_3, workspaces: []}"
     )
-    assert advice.commands[0] == "parlant-shard apply 'my topology.yaml'"
+    assert advice.commands == ("parlant-shard apply 'my topology.yaml'",)
+
+
+def test_what_is_full_already_needs_no_growth() -> None:
+    """Of a server above its capacity it is said, also where nothing says how it grows."""
+    found = topology({"s1": ("core", ["a"]), "s2": ("east", [])})
+    whole = world(found, {("a", "s1"): (120, 0.0)}, {"core": 100, "east": 500}, {})
+    nothing = TooLittle(points=0, span=0.0, needs="a longer series")
+    unknown = replace(
+        whole,
+        servers=tuple(replace(o, growth=nothing) for o in whole.servers),
+        shards=tuple(replace(o, growth=nothing) for o in whole.shards),
+        workspaces=tuple(replace(o, growth=nothing) for o in whole.workspaces),
+    )
+    assert unknown.servers[0].months == (0.0, 0.0, 0.0)
+    assert unknown.servers[1].months is None
+    for outlooks in (whole, unknown):
+        advice = advise(found, outlooks, days=365)
+        assert 'server "core" is full' in " ".join(a.text for a in advice)
+        assert not any("east" in a.text for a in advice)
+
+
+def test_what_is_advised_to_run_exists() -> None:
+    """Every command of every kind of advice is one of this version."""
+    found = topology({"s1": ("core", ["a", "b"]), "s2": ("east", ["c"])})
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for room in (80.0, 200.0):
+        numbers = {("a", "s1"): (40, 0.1), ("b", "s1"): (30, 0.01), ("c", "s2"): (60, 0.0)}
+        whole = world(found, numbers, {"core": 100, "east": room}, {"s1": 50})
+        for advice in advise(found, whole, days=365):
+            for command in advice.commands:
+                name, *rest = shlex.split(command)[1:]
+                inner = getattr(commands[name], "commands", None)
+                assert inner is None or rest[0] in inner, command
 
 
 def test_a_shard_that_is_full_gets_one_beside_it() -> None:

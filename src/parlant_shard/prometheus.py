@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -32,21 +33,27 @@ def exposition(metrics: Iterable[Metric]) -> str:
         if not metric.samples:
             continue
         full = f"parlant_shard_{metric.name}"
-        lines += [f"# HELP {full} {metric.help}", f"# TYPE {full} {metric.type}"]
+        lines += [f"# HELP {full} {_escaped(metric.help)}", f"# TYPE {full} {metric.type}"]
         lines += [f"{full}{_labels(labels)} {_number(value)}" for labels, value in metric.samples]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _labels(labels: Labels) -> str:
-    def escaped(value: str) -> str:
-        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    def quoted(value: str) -> str:
+        return _escaped(value).replace('"', '\\"')
 
-    return "{" + ",".join(f'{k}="{escaped(v)}"' for k, v in labels.items()) + "}"
+    return "{" + ",".join(f'{k}="{quoted(v)}"' for k, v in labels.items()) + "}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _number(value: float) -> str:
-    if value == float("inf"):
-        return "+Inf"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 

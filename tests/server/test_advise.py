@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from protocol import Layout, World, layout
+from protocol import SCHEMA, Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ruamel.yaml import YAML
 
@@ -598,3 +600,170 @@ def test_the_entry_to_write_is_read_back() -> None:
         ((index, options),) = entry["indexes"].items()
         assert (index, options["on"]) == (f"{name}_idx", name)
         assert [index_column(c).name for c in options["columns"]] == names
+
+
+# --- what is easily taken for something else ------------------------------------------------------
+
+
+def test_an_index_by_hand_has_no_known_age(world: World) -> None:
+    """The journal dates what apply made, with its table or alone; not what a person added since."""
+    world.apply(ONE)
+    fill(world, 20_000)
+    world.execute("CREATE INDEX by_hand_s1 ON item_s1 (size)")
+    seen = observe(world.load(ONE), statements=False)
+    core = seen.servers["core"]
+    old = core.now - timedelta(days=30)
+    server = replace(core, since=old, made=dict.fromkeys(core.made, old))
+    found = judge(
+        replace(seen, servers={"core": server}),
+        declarations(world.load(ONE)),
+        replace(ANY, small_table=0),
+    )
+    sure = {f.index: f.sure for f in of(found, Kind.UNUSED)}
+    assert sure == {"item_note_idx": True, "by_hand": False}
+
+
+def test_a_replica_that_lacks_the_index(world: World) -> None:
+    """Another database, or a replica far behind: what it uses is not known."""
+    what = Layout(
+        text=json.dumps(
+            {
+                **json.loads(ONE.text),
+                "servers": {"core": {"dsn": "${core}", "replicas": [{"dsn": "${copy}"}]}},
+            }
+        ),
+        files=ONE.files,
+    )
+    world.execute("SELECT 1", server="copy")
+    world.apply(what)
+    fill(world)
+    found = look(world, what)
+    assert unused(found) == set()
+    assert any("replica 1" in n and "has none of" in n for n in found.notices)
+
+
+def test_a_build_that_runs_is_no_failure(world: World) -> None:
+    """Neither on the table, nor on a partition whose index is not attached yet, nor another's."""
+    what = layout({"s1": ["a"]}, tables=PARTS)
+    world.apply(what)
+    fill(world)
+    leaf = world.value(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'log_s1'::regclass "
+        "ORDER BY 1 DESC LIMIT 1"
+    )
+    role = f"watch_{world.name}"
+    world.execute(
+        "CREATE INDEX body_s1 ON ONLY log_s1 (body)",
+        f"CREATE ROLE {role} LOGIN PASSWORD 'watch'",
+        f"GRANT USAGE ON SCHEMA parlant_shard TO {role}",
+        f"GRANT SELECT ON parlant_shard.object, parlant_shard.step TO {role}",
+    )
+    own = world.dsns["core"]
+    try:
+        for table, name in ((leaf, "part_of_body"), ("item_s1", "size_s1")):
+            with world.connect() as other, world.connect() as building:
+                other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                other.execute("SELECT 1 FROM account_s1")
+                with ThreadPoolExecutor(1) as pool:
+                    build = pool.submit(
+                        building.execute, f"CREATE INDEX CONCURRENTLY {name} ON {table} (id, id)"
+                    )
+                    try:
+                        while not world.rows(f"SELECT FROM pg_class WHERE relname = '{name}'"):
+                            time.sleep(0.05)
+                        assert of(look(world, what), Kind.INVALID) == [] if table == leaf else True
+                        world.dsns["core"] = make_conninfo(own, user=role, password="watch")
+                        found = of(look(world, what), Kind.INVALID)
+                        assert [f.index for f in found if table != leaf and f.index == "size"] == []
+                        assert table != leaf or found == []
+                    finally:
+                        world.dsns["core"] = own
+                        other.execute("ROLLBACK")
+                        build.result()
+        (found_,) = of(look(world, what), Kind.INVALID)
+        assert found_.index == "body"
+    finally:
+        world.dsns["core"] = own
+        world.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_rolling_index_covers_nothing_for_long(world: World) -> None:
+    """An index that leaves old partitions cannot stand in for one that stays on them."""
+    rolling = {"on": "log", "by": "at"}
+    what = layout(
+        {"s1": ["a"]},
+        tables=PARTS,
+        indexes={
+            "recent": {**rolling, "columns": ["body", "item_id"], "window": "90 days"},
+            "newest": {**rolling, "columns": ["at", "item_id", "body"], "window": "30 days"},
+            "always": {"on": "log", "columns": ["body"]},
+            "longer": {**rolling, "columns": ["at", "item_id"], "window": "90 days"},
+            "inner": {**rolling, "columns": ["at", "body"], "window": "30 days"},
+            "outer": {**rolling, "columns": ["at", "body", "item_id"], "window": "90 days"},
+        },
+    )
+    world.apply(what)
+    fill(world)
+    found = of(look(world, what), Kind.PREFIX, Kind.DUPLICATE)
+    assert {(f.index, f.covered_by) for f in found} == {("inner", "outer")}
+
+
+def test_what_cluster_and_options_need(world: World) -> None:
+    world.apply(ONE)
+    world.execute(
+        "CREATE INDEX sorted_s1 ON item_s1 (size)",
+        "CREATE INDEX wide_s1 ON item_s1 (size, note)",
+        "ALTER TABLE item_s1 CLUSTER ON sorted_s1",
+        "CREATE INDEX fine_s1 ON item_s1 USING brin (size) WITH (pages_per_range = 4)",
+        "CREATE INDEX coarse_s1 ON item_s1 USING brin (size) WITH (pages_per_range = 128)",
+    )
+    found = of(look(world, ONE), Kind.DUPLICATE, Kind.PREFIX)
+    assert {f.index for f in found} == set()
+
+
+def test_a_name_that_is_taken(world: World) -> None:
+    """PostgreSQL itself calls a partial index item_account_id_idx."""
+    world.apply(ONE)
+    fill(world)
+    world.execute("CREATE INDEX item_account_id_idx_s1 ON item_s1 (account_id) WHERE size > 0")
+    found = {f.table: f for f in of(look(world, ONE), Kind.MISSING)}["item"]
+    follow(world, found)
+    assert "item" not in {f.table for f in of(look(world, ONE), Kind.MISSING)}
+    assert f"{found.index}: {{on: item" in (found.declared or "")
+
+
+def test_statistics_that_are_older_than_the_rows(world: World) -> None:
+    """An index that grew with its table is not bloated, whatever ANALYZE knew before."""
+    limits = replace(ANY, bloat_bytes=200_000)
+    world.apply(ONE)
+    world.execute("ALTER TABLE item_s1 SET (autovacuum_enabled = off)")
+    fill(world)
+    world.execute("ANALYZE item_s1")
+    fill(world, 20_000)
+    assert of(look(world, ONE, limits), Kind.BLOATED) == []
+
+
+def test_a_reference_table_while_a_server_is_away(world: World) -> None:
+    """Its copy there may be the one whose index is used."""
+    what = layout(
+        {"s1": ["a"], "s2": ("west", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE plan (id text PRIMARY KEY, name text);\n"
+        "CREATE INDEX plan_name_idx ON plan (name);",
+        servers=["west"],
+        tables={"plan": {"kind": "reference"}},
+    )
+    world.apply(what)
+    world.execute(
+        "INSERT INTO plan SELECT g, g FROM generate_series(1, 100) g",
+        "SELECT count(*) FROM plan",
+        "SELECT pg_stat_force_next_flush()",
+    )
+    seen = observe(world.load(what), statements=False)
+    declared = declarations(world.load(what))
+    assert "plan_name_idx" in unused(judge(seen, declared, ANY))
+    away = replace(
+        seen,
+        servers={"core": seen.servers["core"]},
+        failed={"west": parlant_shard.ShardError("x", code="PS401")},
+    )
+    assert unused(judge(away, declared, ANY)) == set()

@@ -12,6 +12,7 @@ import pytest
 from protocol import Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from exposition import parse
 from parlant_shard import local, observe
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
@@ -108,6 +109,9 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert "item_note_idx" not in out or out.count("_idx") <= 2
     assert re.search(r"^s2 +west ", out, re.M)
     text = metrics.read_text()
+    found = parse(text)
+    assert found["parlant_shard_database_bytes"].type == "gauge"
+    assert len(found["parlant_shard_index_scans_total"].samples) == 2 * 7
     name = world.load(TWO).name
     labels = f'topology="{name}",server="west",shard="s2",table="log",command="monitor"'
     assert f"\nparlant_shard_table_rows{{{labels}}} 200\n" in text
@@ -118,6 +122,7 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert run(["maintain", file, "--metrics-file", str(metrics)]) == 0
     capfd.readouterr()
     text = metrics.read_text()
+    assert parse(text)["parlant_shard_table_scans_total"].type == "counter"
     assert f"\nparlant_shard_table_rows{{{labels.replace('monitor', 'maintain')}}} 200\n" in text
     # Both may lie in one directory: no series is in both, and no metric has two types.
     series = re.findall(r"^(parlant_shard_\S+\}) ", text, re.M)
@@ -212,7 +217,7 @@ def test_a_role_without_privileges(world: World) -> None:
 
 
 def test_maintain_needs_no_figure(world: World) -> None:
-    """A table that is locked costs its server's figures, not the run."""
+    """A table that is locked costs neither the figures nor the run."""
     what = layout({"s1": ["a"]}, tables=PARTS)
     world.apply(what)
     upkeep.maintain(world.load(what))
@@ -226,7 +231,7 @@ def test_maintain_needs_no_figure(world: World) -> None:
             ),
         )
     assert [f.message for f in report.failures] == []
-    assert report.sizes == []
+    assert len(report.sizes) == 3
     assert len(upkeep.maintain(world.load(what), sizes=True).sizes) == 3
 
 
@@ -296,3 +301,61 @@ def test_statements_without_the_library(world: World) -> None:
         found = observe.monitor(world.load(what)).to_json()
     assert any("shared_preload_libraries" in n for n in found["notices"])
     assert found["statements"] == []
+
+
+# --- what a server does not say -------------------------------------------------------------------
+
+
+def test_rows_after_a_reset(world: World) -> None:
+    """Lost counters take the estimate of the rows with them; the catalogue still has it."""
+    what = layout({"s1": ["a"]}, tables=PARTS)
+    world.apply(what)
+    world.execute(
+        "INSERT INTO account_s1 (workspace_id) SELECT 'a' FROM generate_series(1, 300)",
+        "ANALYZE account_s1",
+        "SELECT pg_stat_force_next_flush()",
+        "SELECT pg_stat_reset()",
+    )
+    found = observe.monitor(world.load(what)).to_json()
+    assert one(found["table_totals"], table="account")["rows"] == 300
+    world.execute(
+        "DELETE FROM account_s1", "SELECT pg_stat_force_next_flush()", "VACUUM account_s1"
+    )
+    found = observe.monitor(world.load(what)).to_json()
+    assert one(found["table_totals"], table="account")["rows"] == 0
+
+
+def test_a_locked_table_does_not_hide_its_server(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=PARTS)
+    world.apply(what)
+    world.execute("INSERT INTO account_s1 (workspace_id) VALUES ('a')", "VACUUM account_s1")
+    free = observe.monitor(world.load(what)).to_json()
+    with world.connect() as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE account_s1 IN ACCESS EXCLUSIVE MODE")
+        found = observe.monitor(world.load(what))
+        data = found.to_json()
+    assert found.observed.failed == {}
+    assert one(data["tables"], table="item") == one(free["tables"], table="item")
+    locked = one(data["tables"], table="account")
+    assert locked["bytes"] == 3 * 8192  # what VACUUM saw: a page, and two of the primary key
+    assert "account" not in {i["table"] for i in data["indexes"]}
+    assert any('"account_s1"' in n and "locked" in n for n in data["notices"])
+
+
+@pytest.mark.needs(extensions=["pg_stat_statements"])
+def test_statements_of_every_spelling(world: World) -> None:
+    if "pg_stat_statements" not in world.clusters.get(0).setting("shared_preload_libraries"):
+        pytest.skip("the server does not preload pg_stat_statements")
+    what = layout({"s1": ["a"], "s2": ["b"]})
+    world.apply(what)
+    world.execute(
+        "CREATE EXTENSION pg_stat_statements",
+        "SELECT count(*) FROM account_global",
+        "SELECT name FROM ACCOUNT_S1 WHERE name = 'x'",
+        "SELECT name FROM account_s2 WHERE name = 'x'",
+    )
+    found = observe.monitor(world.load(what)).to_json()["statements"]
+    texts = {s["statement"]: s["calls"] for s in found}
+    assert texts["SELECT count(*) FROM account_global"] == 1
+    assert texts["SELECT name FROM account WHERE name = $1"] == 2

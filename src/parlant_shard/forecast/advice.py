@@ -1,7 +1,8 @@
 """What to move, or to add, so that nothing fills up within the horizon. Pure.
 
 Every move is tried on the numbers first: a target takes a workspace only if it stays below its
-capacity up to the horizon even at the upper end of both intervals.
+capacity up to the horizon even at the upper end of both intervals. A move says what would be
+enough; there is no command for it yet, so the text says what can be done without one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from parlant_shard.forecast.model import GRID, STEP, Growth, TooLittle
 from parlant_shard.forecast.outlook import Outlook, Outlooks
 from parlant_shard.topology import Topology
 
+_UNTIL = (
+    "This version cannot move workspaces. Until one can: place new ones elsewhere (`workspace add "
+    "--to`), keep rows for a shorter time (`retention` with `archive`), or enlarge the disk and "
+    "`capacity`"
+)
 _NONE = (0.0,) * len(GRID)
 # A thing of unknown growth that has less than this part of its capacity is taken as empty.
 _EMPTY = 0.05
@@ -25,7 +31,8 @@ _EMPTY = 0.05
 class Recommendation:
     """What to do about one server or shard, and why. `commands` are ready for a shell.
 
-    `snippet` is what the topology file needs first; `moves` are (workspace, from shard, to shard).
+    `snippet` is what the topology file needs first; `moves` are (workspace, from shard, to shard),
+    which no command carries out yet.
     """
 
     kind: Literal["move", "add", "outgrows", "unknown"]
@@ -54,7 +61,19 @@ class _Load:
 
     @property
     def is_over(self) -> bool:
-        return self.known and self.capacity is not None and max(self.expected) >= self.capacity
+        if self.capacity is None:
+            return False
+        return self.is_full or (self.known and max(self.expected) >= self.capacity)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is full today, whatever it does next."""
+        return self.capacity is not None and self.expected[0] >= self.capacity
+
+    @property
+    def plight(self) -> str:
+        when = "is full" if self.is_full else "fills up within the horizon"
+        return f'{self.kind} "{self.name}" {when}'
 
     def room(self, more: _Load) -> float | None:
         """What is left at the upper end with `more`; None where no capacity is declared."""
@@ -151,6 +170,7 @@ def _load(outlook: Outlook, weeks: int) -> _Load:
 def _relieve(state: _State, load: _Load) -> Iterator[Recommendation]:
     """Move workspaces away, those that grow most first, until it is enough; else add."""
     moves: list[tuple[str, str, str]] = []
+    plight = load.plight
     for key in _candidates(state, load):
         if not load.is_over:
             break
@@ -163,14 +183,13 @@ def _relieve(state: _State, load: _Load) -> Iterator[Recommendation]:
             kind="move",
             target=load.kind,
             name=load.name,
-            text=f'{load.kind} "{load.name}" fills up within the horizon: move '
-            f"{_listed(m[0] for m in moves)}"
-            + ("" if not load.is_over else "; that is not enough"),
-            commands=tuple(_command(state, m[0], m[2]) for m in moves),
+            text=f"{plight}: {_moved(moves)} "
+            + ("would be enough" if not load.is_over else "would help, but is not enough")
+            + f". {_UNTIL}",
             moves=tuple(moves),
         )
     if load.is_over:
-        yield _add(state, load)
+        yield _add(state, load, plight)
 
 
 def _candidates(state: _State, load: _Load) -> list[tuple[str, str]]:
@@ -217,7 +236,7 @@ def _nothing(load: _Load) -> _Load:
     return _Load("shard", "", None, [0.0] * len(load.high), [0.0] * len(load.high))
 
 
-def _add(state: _State, load: _Load) -> Recommendation:
+def _add(state: _State, load: _Load, plight: str) -> Recommendation:
     """A new shard, on a new server unless only the shard is too small."""
     is_server = load.kind == "server"
     home = load.name if is_server else state.server(load.name)
@@ -242,8 +261,10 @@ def _add(state: _State, load: _Load) -> Recommendation:
         f"  {shard}: {{server: {server}, workspaces: []{own_capacity}}}",
     ]
     moves = list(_to_the_new(state, load, shard, float(capacity)))
-    text = f'{load.kind} "{load.name}" fills up within the horizon and no shard has room: add '
-    text += f'shard "{shard}"' + (f' on server "{home}"' if beside else " on a server of its own")
+    text = f'{plight} and no shard has room: add shard "{shard}"'
+    text += f' on server "{home}"' if beside else " on a server of its own"
+    if moves:
+        text += f" and place new workspaces there; {_moved(moves)} would make room"
     if load.is_over and (left := _candidates(state, load)):
         text += (
             f"; that is not enough: {_listed(k[0] for k in left)} would not fit there either, so "
@@ -254,16 +275,14 @@ def _add(state: _State, load: _Load) -> Recommendation:
             "; the workspaces that are listed are not enough to move: list more of those that "
             "live in buckets, or give them more shards"
         )
+    text += f". {_UNTIL}"
     return Recommendation(
         kind="add",
         target=load.kind,
         name=load.name,
         text=text,
         snippet="\n".join(lines),
-        commands=(
-            f"parlant-shard apply {shlex.quote(str(state.topology.file))}",
-            *(_command(state, m[0], m[2]) for m in moves),
-        ),
+        commands=(f"parlant-shard apply {shlex.quote(str(state.topology.file))}",),
         moves=tuple(moves),
     )
 
@@ -313,9 +332,8 @@ def _outgrowing(state: _State, found: Outlooks) -> Iterator[Recommendation]:
             )
 
 
-def _command(state: _State, workspace: str, shard: str) -> str:
-    words = ["parlant-shard", "workspace", "move", str(state.topology.file), workspace]
-    return shlex.join([*words, "--to", shard])
+def _moved(moves: Iterable[tuple[str, str, str]]) -> str:
+    return "moving " + ", ".join(f'"{w}" to shard "{to}"' for w, _, to in moves)
 
 
 def _listed(names: Iterable[str]) -> str:

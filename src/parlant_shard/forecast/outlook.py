@@ -39,8 +39,8 @@ STRAY = 0.01  # of the rows may be older than the beginning
 class Outlook:
     """What one thing will become. Sizes in bytes; `months` until `capacity`: low, expected, high.
 
-    `growth` is in bytes, `in_rows` in rows. `months` is None without a capacity or a growth; an end
-    of it is None for never within ten years.
+    `growth` is in bytes, `in_rows` in rows. `months` is None without a capacity, and without a
+    growth unless it is full already; an end of it is None for never within ten years.
     """
 
     kind: Literal["server", "shard", "table", "workspace"]
@@ -57,7 +57,13 @@ class Outlook:
     notices: tuple[str, ...] = ()
 
     @property
+    def is_full(self) -> bool:
+        return self.capacity is not None and self.bytes >= self.capacity
+
+    @property
     def months(self) -> tuple[float | None, float | None, float | None] | None:
+        if self.is_full:
+            return 0.0, 0.0, 0.0
         if self.capacity is None or isinstance(self.growth, TooLittle):
             return None
         return (

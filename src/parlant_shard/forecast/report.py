@@ -122,7 +122,7 @@ def _row(outlook: Outlook) -> list[object]:
     cells: list[object] = [name, size(int(outlook.bytes)), f"{outlook.rows:.0f}"]
     growth = outlook.growth
     if isinstance(growth, TooLittle):
-        return [*cells, "", "", "too little data", "", ""]
+        return [*cells, "", "", "too little data", "0.0" if outlook.is_full else "", ""]
     percent = _percent(outlook, growth)
     months = ""
     if outlook.months is not None:

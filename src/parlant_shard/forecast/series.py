@@ -1,30 +1,47 @@
 """What forecasts are made of: sizes of today, samples, and rows by the age of their timestamps.
 
 Reading is bounded. A table whose heap is larger than READ is read in part (TABLESAMPLE SYSTEM, the
-same blocks each time), and no statement runs longer than TIMEOUT.
+same blocks each time), of all tables of a server not more than BUDGET is read, and no statement
+runs longer than TIMEOUT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from parlant_shard import db, journal
+from parlant_shard import control, db, journal
+from parlant_shard.allrows import every_row
 from parlant_shard.partitions import seconds
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Partition, Topology
 
 READ = 256 * 2**20  # bytes of heap: a few seconds from disk
+BUDGET = 4 * 2**30  # bytes of heap on one server, however many tables it has
 TIMEOUT = "20s"
 # Ages in days up to eight weeks, in weeks up to two years; what is older has one place.
 DAILY, WEEKLY = 56, 97
 OLDEST = DAILY + 7 * WEEKLY
 _DAY = 86_400
+# Control columns that are no time: what is out of the calendar has no moment.
+_UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_LAST = 253_402_300_799  # the last second of the year 9999
+_OF_NUMBER = "CASE WHEN {0} BETWEEN 0 AND {last} THEN pg_catalog.to_timestamp({0} / {unit}) END"
+_OF_UUID = (
+    "pg_catalog.to_timestamp(('x' || pg_catalog.translate(pg_catalog.left({}::text, 13), '-', ''))"
+    "::pg_catalog.bit(48)::bigint / 1000)"
+)
+# Why a table could not be read, by SQLSTATE.
+_UNREAD = {
+    "57014": "in time",
+    "55P03": "for a lock",
+    "42501": "as a whole, because the role lacks SELECT or row-level security hides rows from it",
+}
 # What the moment of a row's creation is called, the best first.
 _CREATED = (
     "created_at",
@@ -124,8 +141,10 @@ def measure(topology: Topology, server: str, now: datetime) -> Measured:
         assert about is not None
         found.bytes = about["bytes"]
         params = {"topology": topology.name, "namespace": topology.namespace, "now": now}
-        for row in connection.execute(queries("forecast")["tables"], params).fetchall():
-            _table(connection, topology, found, row, now)
+        rows = connection.execute(queries("forecast")["tables"], params).fetchall()
+        most = _share([row["heap"] for row in rows])
+        for row in rows:
+            _table(connection, topology, found, row, now, most)
         if not about["samples"]:
             found.notices.append(
                 f'server "{server}" has no room for samples yet: run `parlant-shard apply '
@@ -153,12 +172,21 @@ def measure(topology: Topology, server: str, now: datetime) -> Measured:
     return found
 
 
+def _share(heaps: Sequence[int]) -> float:
+    """The bytes that are read of one table, so that all together stay within BUDGET."""
+    most = float(READ)
+    while sum(min(heap, most) for heap in heaps) > BUDGET:
+        most /= 2
+    return most
+
+
 def _table(
     connection: db.Connection,
     topology: Topology,
     found: Measured,
     row: Mapping[str, Any],
     now: datetime,
+    most: float,
 ) -> None:
     options = topology.tables.get(row["logical"])
     partition = options.partition if options is not None else None
@@ -170,14 +198,17 @@ def _table(
         rows=row["rows"],
         bytes=row["bytes"],
         kept=None if partition is None else _kept(partition),
-        moment=moment,
+        moment=None if moment is None else moment[0],
         expires=partition is not None and partition.retention is not None,
     )
-    part = min(1.0, READ / row["heap"]) if row["heap"] else 1.0
+    part = min(1.0, most / row["heap"]) if row["heap"] else 1.0
     try:
+        connection.execute(every_row(topology.namespace, [row["name"]], local=False))
         counted = connection.execute(_query(topology, row["name"], moment, part, now)).fetchall()
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
-        why = "in time" if isinstance(error, psycopg.errors.QueryCanceled) else "for a lock"
+    except psycopg.Error as error:
+        why = _UNREAD.get(error.sqlstate or "")
+        if why is None:
+            raise
         found.notices.append(
             f'"{row["name"]}" on server "{found.server}" could not be read {why}: it is left to '
             "its samples"
@@ -215,20 +246,38 @@ def ages(place: int | None) -> tuple[float | None, float | None]:
     return None, float(OLDEST)
 
 
-def _moment(columns: list[dict[str, Any]], partition: Partition | None) -> str | None:
-    """The column that says when a row came: by its use, its name, or its default of now()."""
-    names = [c["name"] for c in columns]
-    if partition is not None and partition.by in names:
-        return partition.by
+def _moment(
+    columns: list[dict[str, Any]], partition: Partition | None
+) -> tuple[str, Composable] | None:
+    """The column that says when a row came: by its use, its name, or its default of now().
+
+    With it comes the expression of that moment: a control column may be a number or a UUIDv7.
+    """
+    kinds = {c["name"]: control.kind(c["type"]) for c in columns}
+    if partition is not None and partition.by in kinds:
+        column = Identifier(partition.by)
+        match kinds[partition.by]:
+            case "uuid":
+                return partition.by, SQL(_OF_UUID).format(column)
+            case "integer" | "bigint" if partition.epoch is not None:
+                unit = _UNITS[partition.epoch]
+                return partition.by, SQL(_OF_NUMBER).format(
+                    column, last=Literal(_LAST * unit), unit=Literal(unit)
+                )
+            case kind if kind in control.TIMES:
+                return partition.by, column
+    names = [c["name"] for c in columns if kinds[c["name"]] in control.TIMES]
     for name in _CREATED:
         if name in names:
-            return name
+            return name, Identifier(name)
     fresh = [
         c["name"]
         for c in columns
-        if c["fresh"] and not any(w in c["name"] for w in ("updat", "modif", "last", "seen"))
+        if c["name"] in names
+        and c["fresh"]
+        and not any(w in c["name"] for w in ("updat", "modif", "last", "seen"))
     ]
-    return fresh[0] if len(fresh) == 1 else None
+    return (fresh[0], Identifier(fresh[0])) if len(fresh) == 1 else None
 
 
 def _kept(partition: Partition) -> float | None:
@@ -243,7 +292,11 @@ def _kept(partition: Partition) -> float | None:
 
 
 def _query(
-    topology: Topology, table: str, moment: str | None, part: float, now: datetime
+    topology: Topology,
+    table: str,
+    moment: tuple[str, Composable] | None,
+    part: float,
+    now: datetime,
 ) -> Composed:
     sample = Composed([])
     if part < 1.0:
@@ -257,7 +310,7 @@ def _query(
         return SQL(queries("forecast")["counts"]).format(**named)
     return SQL(queries("forecast")["inflow"]).format(
         **named,
-        moment=Identifier(moment),
+        moment=moment[1],
         now=Literal(now),
         daily=Literal(DAILY),
         weekly=Literal(WEEKLY),

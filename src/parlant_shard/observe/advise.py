@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,21 +13,23 @@ from typing import Any
 from parlant_shard import canonical
 from parlant_shard.ddl import Ddl
 from parlant_shard.diff import LEFTOVER
+from parlant_shard.names import brief, suffixed
 from parlant_shard.observe import remedy
-from parlant_shard.observe.bloat import built_bytes
+from parlant_shard.observe.bloat import built_bytes, entries
 from parlant_shard.observe.declared import Declaration, undeclared
 from parlant_shard.observe.figures import (
     ForeignKeyFigures,
     IndexFigures,
     Observed,
     ServerFigures,
+    TableFigures,
     unquoted,
 )
 from parlant_shard.observe.finding import Finding, Kind, ordered
 from parlant_shard.observe.fold import ShardIndex, ShardTable, shard_indexes, shard_tables
 from parlant_shard.observe.overlap import Covered, How, covered
 from parlant_shard.render import size
-from parlant_shard.topology import Topology
+from parlant_shard.topology import Interval, Topology
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -81,14 +84,19 @@ def suspects(limits: Limits = DEFAULTS) -> Callable[[ServerFigures], Iterable[In
     def choose(server: ServerFigures) -> Iterator[IndexFigures]:
         tables = {t.oid: t for t in server.tables}
         for index in server.indexes:
-            if _wasted(server, index, tables[index.rel].name, limits, measured=False):
+            if _wasted(server, index, tables[index.rel], limits, measured=False):
                 yield index
 
     return choose
 
 
 def _wasted(
-    server: ServerFigures, index: IndexFigures, table: str, limits: Limits, *, measured: bool
+    server: ServerFigures,
+    index: IndexFigures,
+    table: TableFigures,
+    limits: Limits,
+    *,
+    measured: bool,
 ) -> int:
     """The bytes that a rebuild would free; 0 below the limits."""
     if index.partitioned or not index.valid or index.bytes < limits.bloat_bytes:
@@ -111,8 +119,14 @@ class _State:
         self.ddl = Ddl(observed.topology.namespace)
         self.servers = observed.servers
         names = {table: tuple(items) for table, items in declared.items()}
-        self.tables = {n: shard_tables(n, s.tables) for n, s in self.servers.items()}
-        self.indexes = [i for s in self.servers.values() for i in shard_indexes(s, names)]
+        # Of a table that is locked somewhere not enough is known.
+        locked = {t.logical for s in self.servers.values() for t in s.tables if t.locked}
+        self.tables = {
+            n: {k: t for k, t in shard_tables(n, s.tables).items() if t.logical not in locked}
+            for n, s in self.servers.items()
+        }
+        found = [i for s in self.servers.values() for i in shard_indexes(s, names)]
+        self.indexes = [i for i in found if i.table.logical not in locked]
 
     # --- what several rules share -----------------------------------------------------------------
 
@@ -145,8 +159,11 @@ class _State:
         for index in self.indexes:
             server = self.servers[index.server]
             members = [index.root, *index.parts]
-            if all(m.valid for m in members) or any(m.building for m in members):
+            if all(m.valid for m in members):
                 continue
+            tables_ = {t.oid for t in index.table.members}
+            if any(i.building for i in server.indexes if i.rel in tables_):
+                continue  # on a partition, it may not be attached yet
             tables = {t.oid: t for t in server.tables}
             broken = [m for m in index.parts if not m.valid] or [index.root]
             if index.root.partitioned:
@@ -227,7 +244,8 @@ class _State:
         pairs: dict[tuple[int, int], list[Covered]] = {}
         ends: dict[int, ShardIndex] = {}
         for (server, _), parts in groups.items():
-            for found in covered(replace(p, parent=None) for p in parts):
+            lasts = self._lasts(server, by_part)
+            for found in covered((replace(p, parent=None) for p in parts), lasts):
                 index = by_part[server, found.index.oid]
                 by = by_part[server, found.by.oid]
                 ends[id(index)], ends[id(by)] = index, by
@@ -236,20 +254,39 @@ class _State:
             if len(found_) == len(ends[narrow].parts) and ends[narrow].root.valid:
                 yield ends[narrow], ends[wide], found_[0]
 
+    def _lasts(
+        self, server: str, by_part: Mapping[tuple[str, int], ShardIndex]
+    ) -> Callable[[IndexFigures, IndexFigures], bool]:
+        """Whether one index stays on a partition, and comes to new ones, wherever another does."""
+
+        def window(index: ShardIndex) -> Interval | None:
+            options = self.topology.indexes.get(index.name)
+            return options.window if options is not None else None
+
+        def lasts(wide: IndexFigures, narrow: IndexFigures) -> bool:
+            one, other = by_part[server, wide.oid], by_part[server, narrow.oid]
+            if not one.own or not other.own:
+                return not one.own
+            mine, theirs = window(one), window(other)
+            if mine is None or theirs is None:
+                return mine is None  # by hand, it stays where it is
+            return mine == theirs or mine.bounds[0] >= theirs.bounds[1]
+
+        return lasts
+
     # --- unused -----------------------------------------------------------------------------------
 
     def unused(self) -> Iterator[Finding]:
         """Indexes that nothing has read, anywhere, for long enough."""
+        if self.observed.failed:
+            return  # what a server that cannot be read uses is not known
         groups: dict[tuple[str, str], list[ShardIndex]] = {}
         for index in self.indexes:
             groups.setdefault((index.table.logical, index.name), []).append(index)
         pairs = list(self._covered())
         # Said already with a better reason, or about to do the work of one that goes.
         redundant = {(i.server, i.root.oid) for pair in pairs for i in pair[:2]}
-        missing = set(self.observed.failed)
         for group in groups.values():
-            if missing and group[0].table.shard:
-                continue  # what a server that cannot be read uses is not known
             if any((i.server, i.root.oid) in redundant for i in group):
                 continue
             ages = [self._observed(i) for i in group]
@@ -291,7 +328,8 @@ class _State:
 
     def _made(self, index: ShardIndex) -> datetime | None:
         made = self.servers[index.server].made
-        return made.get(index.root.name) or made.get(index.table.root.name)
+        with_table = made.get(index.table.root.name) if index.root.with_table else None
+        return made.get(index.root.name) or with_table
 
     def _observed(self, index: ShardIndex) -> timedelta | None:
         """For how long all servers that could use an index have counted."""
@@ -299,6 +337,8 @@ class _State:
         begins = [server.since, *(r.since for r in server.replicas)]
         if any(b is None for b in begins) or any(r.error for r in server.replicas):
             return None
+        if any(p.name not in r.usage for r in server.replicas for p in index.parts):
+            return None  # that replica is behind, or it is another database
         made = self._made(index)
         known = [b for b in (*begins, made) if b is not None]
         return server.now - max(known)
@@ -371,8 +411,8 @@ class _State:
                 continue
             deleted = sum(k.ref_deleted for _, k in pairs)
             wanted = [c for c in columns if c != self.topology.key] or list(columns)
-            name = f"{logical}_{'_'.join(wanted)}_idx"
             tables = [t for t, _ in pairs]
+            name = self._free(logical, wanted, tables)
             other = pairs[0][1].ref_table.removesuffix(f"_{tables[0].shard}")
             yield Finding(
                 kind=Kind.MISSING,
@@ -394,6 +434,18 @@ class _State:
                 unless=f"rows of {other} are never deleted and their keys never change",
             )
 
+    def _free(self, logical: str, columns: list[str], tables: list[ShardTable]) -> str:
+        """A name for an index, as PostgreSQL would give it, that no table or index has."""
+        servers = self.servers.values()
+        taken = {i.name for s in servers for i in s.indexes}
+        taken |= {t.name for s in servers for t in s.tables}
+        for number in itertools.count():
+            name = suffixed(logical, f"{brief('_'.join(columns))}_idx{number or ''}")
+            physical = {suffixed(name, t.shard) if t.shard else name for t in tables}
+            if not physical & taken and name not in self.declared.get(logical, {}):
+                return name
+        raise AssertionError
+
     def _to_declare(self, table: str, name: str, columns: list[str]) -> str:
         return (
             f"write `{index_entry(table, name, columns)}` into {self.topology.file} and run apply, "
@@ -407,7 +459,7 @@ class _State:
         groups: dict[tuple[str, str], list[tuple[ShardIndex, IndexFigures, int]]] = {}
         for index in self.indexes:
             server = self.servers[index.server]
-            tables = {t.oid: t.name for t in server.tables}
+            tables = {t.oid: t for t in index.table.members}
             for part in index.parts:
                 wasted = _wasted(server, part, tables[part.rel], self.limits, measured=True)
                 if wasted:
@@ -416,7 +468,10 @@ class _State:
         for rows in groups.values():
             parts = [p for _, p, _ in rows]
             wasted = sum(w for *_, w in rows)
-            bytes_, entries = sum(p.bytes for p in parts), round(sum(p.tuples for p in parts))
+            bytes_ = sum(p.bytes for p in parts)
+            count = round(
+                sum(entries(p, t) for i, p, _ in rows for t in i.table.members if t.oid == p.rel)
+            )
             measured = all(p.oid in self.servers[i.server].densities for i, p, _ in rows)
             how = "measured with pgstattuple" if measured else "estimated from the statistics"
             yield self._finding(
@@ -425,7 +480,7 @@ class _State:
                 [(i.server, remedy.rebuild(self.ddl, [p])) for i, p, _ in rows],
                 sure=measured,
                 bytes=wasted,
-                evidence=f"{size(bytes_)} for {entries} entries; built anew it would have "
+                evidence=f"{size(bytes_)} for {count} entries; built anew it would have "
                 f"{size(bytes_ - wasted)}, {how}",
                 unless="its free space is about to be used again, as between a delete and a load"
                 if measured

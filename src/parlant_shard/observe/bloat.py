@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil, floor
 
-from parlant_shard.observe.figures import IndexFigures, unquoted
+from parlant_shard.observe.figures import IndexFigures, TableFigures, unquoted
 
 _PAGE_OVERHEAD = 24 + 16  # page header, btree's special space
 _LINE_POINTER = 4
@@ -21,7 +21,7 @@ _UPPER_FILL = 0.7  # how full a new index's upper pages are
 
 def built_bytes(
     index: IndexFigures,
-    table: str,
+    table: TableFigures,
     widths: Mapping[tuple[str, str], tuple[int, float]],
     block_size: int,
 ) -> int | None:
@@ -31,7 +31,7 @@ def built_bytes(
     data, nullable = 0.0, False
     for i, (number, column) in enumerate(zip(index.numbers, index.columns, strict=True)):
         if number:
-            found = widths.get((table, unquoted(column)))
+            found = widths.get((table.name, unquoted(column)))
         else:
             found = widths.get((index.name, index.attributes[i]))
         if found is None:
@@ -42,10 +42,17 @@ def built_bytes(
     header = 16 if nullable else 8
     item = header + ceil(data / 8) * 8 + _LINE_POINTER
     usable = block_size - _PAGE_OVERHEAD
-    pages = ceil(index.tuples / max(1, floor(usable * index.fillfactor / 100 / item)))
+    pages = ceil(entries(index, table) / max(1, floor(usable * index.fillfactor / 100 / item)))
     total, level = pages + 1, pages  # and the meta page
     fanout = max(2, floor(usable * _UPPER_FILL / item))
     while level > 1:
         level = ceil(level / fanout)
         total += level
     return total * block_size
+
+
+def entries(index: IndexFigures, table: TableFigures) -> float:
+    """The entries of an index: as many as VACUUM and ANALYZE saw, and what the table got since."""
+    if index.predicate is None:
+        return max(index.tuples, table.rows)
+    return index.tuples * max(1.0, table.rows / table.tuples if table.tuples > 0 else 1.0)

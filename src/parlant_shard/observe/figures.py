@@ -18,6 +18,7 @@ class TableFigures:
 
     `root` is the shard table that it belongs to, `logical` the table as the application knows it;
     `tuples` is what VACUUM and ANALYZE left in the catalogue (-1: never looked at). Times are UTC.
+    While it is `locked`, sizes are those of the catalogue as well, and its indexes are not read.
     """
 
     oid: int
@@ -27,6 +28,7 @@ class TableFigures:
     shard: str
     leaf: bool
     partitioned: bool
+    locked: bool
     tuples: float
     heap_bytes: int
     index_bytes: int
@@ -53,7 +55,8 @@ class IndexFigures:
     `columns` are key columns (the first `key_count`) and included ones: names, quoted where needed,
     or expressions; `numbers` are attribute numbers (0: an expression); `classes`, `collations` and
     `flags` are of the key columns (flags: 1 DESC, 2 NULLS FIRST); `definition` is the whole
-    statement and `marker` what stands between the index's name and its method there.
+    statement and `marker` what stands between the index's name and its method there. `building`:
+    some index of its table is being built; `with_table`: it was made together with its table.
     """
 
     oid: int
@@ -82,6 +85,7 @@ class IndexFigures:
     constraint: str | None
     referenced: bool
     building: bool
+    with_table: bool
     tuples: float
     fillfactor: int
     bytes: int

@@ -49,7 +49,7 @@ def advise(topology: Topology, limits: Limits = DEFAULTS) -> Advice:
     observed = observe(topology, statements=False, measure=suspects(limits))
     notices = [*observed.notices, *young(observed, limits)]
     if observed.failed:
-        notices.append("a server could not be read: no index of a shard is called unused")
+        notices.append("a server could not be read: no index is called unused")
     return Advice(
         topology=topology.name,
         findings=judge(observed, declarations(topology), limits),

@@ -17,7 +17,7 @@ that enforces it is never given up for one that does not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -126,7 +126,8 @@ def covers(wide: IndexFigures, narrow: IndexFigures) -> How | None:
     )
     one, other = _keys(narrow, fixed), _keys(wide, fixed)
     if narrow.method != "btree":
-        return How.DUPLICATE if one == other and narrow.columns == wide.columns else None
+        # Their options decide what they can do: a BRIN index of larger ranges is no substitute.
+        return How.DUPLICATE if one == other and narrow.tail == wide.tail else None
     begins = other[: len(one)]
     if not one or begins not in (one, tuple(k.reversed() for k in one)):
         return None
@@ -140,7 +141,9 @@ def covers(wide: IndexFigures, narrow: IndexFigures) -> How | None:
 
 def _may_go(narrow: IndexFigures, wide: IndexFigures) -> bool:
     """Whether nothing but searching depends on `narrow`."""
-    if narrow.constraint is not None or narrow.replica_identity or narrow.referenced:
+    if narrow.constraint is not None or narrow.replica_identity:
+        return False
+    if narrow.referenced or narrow.clustered:
         return False
     if not narrow.unique:
         return True
@@ -154,8 +157,14 @@ def _may_go(narrow: IndexFigures, wide: IndexFigures) -> bool:
     )
 
 
-def covered(indexes: Iterable[IndexFigures]) -> list[Covered]:
-    """The indexes of one table that could go, each with one that stays. Never both of a pair."""
+def covered(
+    indexes: Iterable[IndexFigures],
+    lasts: Callable[[IndexFigures, IndexFigures], bool] = lambda _wide, _narrow: True,
+) -> list[Covered]:
+    """The indexes of one table that could go, each with one that stays. Never both of a pair.
+
+    `lasts(wide, narrow)` says whether `wide` will be there for as long as `narrow`.
+    """
     rows = sorted(indexes, key=lambda i: i.name)
     better: dict[int, list[tuple[IndexFigures, How]]] = {}
     for index in rows:
@@ -164,7 +173,12 @@ def covered(indexes: Iterable[IndexFigures]) -> list[Covered]:
             for other in rows
             if other is not index
             and (how := covers(other, index)) is not None
-            and (covers(index, other) is None or _worth(other) > _worth(index))
+            and lasts(other, index)
+            and (
+                covers(index, other) is None
+                or not lasts(index, other)
+                or _worth(other) > _worth(index)
+            )
         ]
     found = []
     for index in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -99,8 +99,9 @@ def _server(
             found = reader.measured(found, measure)
         if statements:
             found = reader.statements(found)
+    indexes = frozenset(i.name for i in found.indexes)
     replicas = tuple(
-        _replica(topology, name, number, r.dsn)
+        _replica(topology, name, number, r.dsn, indexes)
         for number, r in enumerate(topology.servers[name].replicas, 1)
         if r.dsn is not None
     )
@@ -145,9 +146,15 @@ class _Reader:
                 hint="GRANT USAGE ON SCHEMA parlant_shard, GRANT SELECT ON parlant_shard.object, "
                 "parlant_shard.step and GRANT pg_monitor TO the role",
             ) from error
-        indexes = self.rows("indexes", tables=[t.oid for t in tables])
+        # What describes an index waits for its table.
+        indexes = self.rows("indexes", tables=[t.oid for t in tables if not t.locked])
         row = self.rows("server")[0]
-        notices = []
+        notices = [
+            f'server "{self.server}": "{t.name}" is locked by another session: its sizes are those '
+            "that VACUUM and ANALYZE left, its indexes are left out, and nothing is advised on it"
+            for t in tables
+            if t.locked
+        ]
         if not row["counting"]:
             notices.append(
                 f'server "{self.server}" counts nothing: set track_counts = on, autovacuum needs '
@@ -273,7 +280,12 @@ class _Reader:
             }.get(error.sqlstate or "", "ALTER EXTENSION pg_stat_statements UPDATE")
             return _without(found, f"does not let us read pg_stat_statements ({said}): {todo}")
         hidden = sum(r["text"] == _HIDDEN for r in rows)
-        result = replace(found, statements=_shown(rows, found.tables), statements_since=since)
+        views = self.rows("views", topology=self.topology.name)
+        shown = _shown(
+            rows,
+            {t.name: t.logical for t in found.tables} | {v["name"]: v["name"] for v in views},
+        )
+        result = replace(found, statements=shown, statements_since=since)
         if hidden:
             result = _noted(
                 result,
@@ -294,16 +306,21 @@ def _noted(found: ServerFigures, text: str) -> ServerFigures:
     return replace(found, notices=(*found.notices, f'server "{found.name}" {text}'))
 
 
-def _shown(rows: list[dict[str, Any]], tables: tuple[TableFigures, ...]) -> tuple[Statement, ...]:
-    """The statements that name a table of ours, normalised, with its logical name."""
-    logical = {t.name: t.logical for t in tables}
-    if not logical:
+def _shown(rows: list[dict[str, Any]], names: Mapping[str, str]) -> tuple[Statement, ...]:
+    """The statements that name a table or view of ours, normalised, with what `names` calls it."""
+    if not names:
         return ()
     pattern = re.compile(
         r"(?<![\w$])("
-        + "|".join(map(re.escape, sorted(logical, key=len, reverse=True)))
-        + r")(?![\w$])"
+        + "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        + r")(?![\w$])",
+        re.IGNORECASE,
     )
+
+    def logical(found: re.Match[str]) -> str:
+        quoted = found.string[: found.start()].endswith('"')
+        return names.get(found[1] if quoted else found[1].lower()) or names.get(found[1], found[1])
+
     found: dict[str, Statement] = {}
     for row in rows:
         text = row["text"] or ""
@@ -314,7 +331,7 @@ def _shown(rows: list[dict[str, Any]], tables: tuple[TableFigures, ...]) -> tupl
             text = postgast.normalize(text)
         except postgast.PgQueryError:
             continue
-        text = " ".join(pattern.sub(lambda m: logical[m[1]], text).split())
+        text = " ".join(pattern.sub(logical, text).split())
         one = Statement(
             text=text,
             calls=row["calls"],
@@ -328,7 +345,9 @@ def _shown(rows: list[dict[str, Any]], tables: tuple[TableFigures, ...]) -> tupl
     return tuple(found.values())
 
 
-def _replica(topology: Topology, server: str, number: int, dsn: str) -> Replica:
+def _replica(
+    topology: Topology, server: str, number: int, dsn: str, indexes: frozenset[str]
+) -> Replica:
     name = f"{server}, replica {number}"
     try:
         connection = db.connect(dsn, server=name, application="parlant-shard observe")
@@ -347,6 +366,8 @@ def _replica(topology: Topology, server: str, number: int, dsn: str) -> Replica:
         )
     finally:
         connection.close()
+    if indexes and not indexes & usage.keys():
+        return Replica(number=number, error="it has none of the indexes: another database?")
     return Replica(number=number, since=_since(row), usage=usage)
 
 

@@ -36,14 +36,35 @@ WITH RECURSIVE member AS (
   UNION ALL
   SELECT i.inhrelid, m.root, m.logical, m.shard, m.depth + 1
     FROM member m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid
+), busy AS MATERIALIZED (
+  -- Asking for the size of these would wait, for hours where VACUUM FULL rewrites one.
+  SELECT DISTINCT l.relation
+    FROM pg_catalog.pg_locks l
+    JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
+   WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+), locked AS MATERIALIZED (
+  SELECT b.relation AS oid FROM busy b
+  UNION SELECT i.indrelid FROM busy b JOIN pg_catalog.pg_index i ON i.indexrelid = b.relation
+  UNION SELECT t.oid FROM busy b JOIN pg_catalog.pg_class t ON t.reltoastrelid = b.relation
 )
 SELECT m.oid::bigint AS oid, c.relname::text AS name, m.root, m.logical, m.shard, m.depth > 0 AS leaf,
-       c.relkind = 'p' AS partitioned, c.reltuples::float8 AS tuples,
-       coalesce(pg_catalog.pg_relation_size(m.oid), 0)::bigint AS heap_bytes,
-       coalesce(pg_catalog.pg_indexes_size(m.oid), 0)::bigint AS index_bytes,
-       greatest(coalesce(pg_catalog.pg_table_size(m.oid) - pg_catalog.pg_relation_size(m.oid), 0), 0)::bigint
-         AS toast_bytes,
-       coalesce(s.n_live_tup, 0) AS rows, coalesce(s.n_dead_tup, 0) AS dead_rows,
+       c.relkind = 'p' AS partitioned, l.oid IS NOT NULL AS locked, c.reltuples::float8 AS tuples,
+       CASE WHEN l.oid IS NULL THEN coalesce(pg_catalog.pg_relation_size(m.oid), 0)
+            ELSE c.relpages::bigint * current_setting('block_size')::int END::bigint AS heap_bytes,
+       CASE WHEN l.oid IS NULL THEN coalesce(pg_catalog.pg_indexes_size(m.oid), 0)
+            ELSE (SELECT coalesce(sum(x.relpages::bigint), 0) * current_setting('block_size')::int
+                    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+                   WHERE i.indrelid = m.oid) END::bigint AS index_bytes,
+       CASE WHEN l.oid IS NULL
+            THEN greatest(coalesce(pg_catalog.pg_table_size(m.oid) - pg_catalog.pg_relation_size(m.oid), 0), 0)
+            ELSE (SELECT coalesce(sum(x.relpages::bigint), 0) * current_setting('block_size')::int
+                    FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid) END::bigint AS toast_bytes,
+       -- A reset or an unclean stop loses the estimate; VACUUM and ANALYZE left one in the catalogue.
+       CASE WHEN c.relkind = 'r' AND coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze)
+                 IS NULL
+            THEN greatest(coalesce(s.n_live_tup, 0), c.reltuples::bigint)
+            ELSE coalesce(s.n_live_tup, 0) END AS rows,
+       coalesce(s.n_dead_tup, 0) AS dead_rows,
        coalesce(s.seq_scan, 0) AS seq_scans, coalesce(s.idx_scan, 0) AS idx_scans,
        coalesce(s.n_tup_ins, 0) AS inserted, coalesce(s.n_tup_upd, 0) AS updated,
        coalesce(s.n_tup_del, 0) AS deleted,
@@ -53,12 +74,23 @@ SELECT m.oid::bigint AS oid, c.relname::text AS name, m.root, m.logical, m.shard
        coalesce(i.idx_blks_hit, 0) AS index_hit, coalesce(i.idx_blks_read, 0) AS index_read
   FROM member m
   JOIN pg_catalog.pg_class c ON c.oid = m.oid
+  LEFT JOIN locked l ON l.oid = m.oid
   LEFT JOIN pg_catalog.pg_stat_all_tables s ON s.relid = m.oid
   LEFT JOIN pg_catalog.pg_statio_all_tables i ON i.relid = m.oid
  ORDER BY m.shard, m.logical, m.depth, c.relname;
 
 -- name: indexes
 -- Every index of these tables: its structure, size and use.
+WITH mine AS MATERIALIZED (
+  SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()
+), building AS MATERIALIZED (
+  -- Whose build it is, everybody sees; of which table, only who may read all statistics.
+  SELECT coalesce(nullif(b.relid, 0), l.relation) AS rel
+    FROM pg_catalog.pg_stat_progress_create_index b
+    JOIN mine d ON d.oid = b.datid
+    LEFT JOIN pg_catalog.pg_locks l ON l.pid = b.pid AND l.database = d.oid AND l.locktype = 'relation'
+         AND l.mode = 'ShareUpdateExclusiveLock'
+)
 SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS rel, c.relname::text AS name,
        a.amname::text AS method, c.relkind = 'I' AS partitioned, h.inhparent::bigint AS parent,
        i.indisunique AS "unique", i.indimmediate AS immediate,
@@ -84,9 +116,11 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS rel, c.relname::text A
          AS "constraint",
        EXISTS (SELECT FROM pg_catalog.pg_constraint o
                 WHERE o.conindid = i.indexrelid AND o.contype = 'f') AS referenced,
-       EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index b
-                WHERE b.relid = i.indrelid AND b.datid = (SELECT d.oid FROM pg_catalog.pg_database d
-                      WHERE d.datname = current_database())) AS building,
+       i.indrelid IN (SELECT b.rel FROM building b) AS building,
+       -- System columns are as old as their table.
+       EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                 JOIN pg_catalog.pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = -1 AND t.xmin = a.xmin
+                WHERE a.attrelid = i.indexrelid AND a.attnum = 1) AS with_table,
        c.reltuples::float8 AS tuples,
        coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) o
                   WHERE o.option_name = 'fillfactor'), 90) AS fillfactor,
@@ -152,6 +186,10 @@ SELECT s.indexrelname::text AS name, s.idx_scan AS scans,
        pg_catalog.timezone('UTC', (pg_catalog.to_jsonb(s) ->> 'last_idx_scan')::timestamptz) AS last_scan
   FROM pg_catalog.pg_stat_all_indexes s
  WHERE s.schemaname = %(namespace)s;
+
+-- name: views
+-- The federated views.
+SELECT o.name FROM parlant_shard.object o WHERE o.topology = %(topology)s AND o.kind = 'view';
 
 -- name: extensions
 -- Where the extensions are that we know how to use.
