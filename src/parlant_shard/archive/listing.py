@@ -123,14 +123,25 @@ def targets(topology: Topology, failed: dict[str, ShardError] | None = None) -> 
     return list(found.values())
 
 
+def _own(topology: Topology, logical: str) -> Target | None:
+    partition = topology.partition_of(logical)
+    if partition is None or partition.archive is None:
+        return None
+    return open_target(topology, Archive(to=partition.archive.to))
+
+
+def recorded_as(topology: Topology, logical: str, target: Target, path: str) -> str:
+    """What `locate` finds an archive by: relative to the table's own target, else whole."""
+    own = _own(topology, logical)
+    is_own = own is not None and own.text == target.text
+    return target.recorded(path) if is_own else target.whole(path)
+
+
 def locate(topology: Topology, logical: str, where: str) -> tuple[Target, str]:
     """The target and path of a recorded archive, also where the topology names another now."""
-    partition = topology.partition_of(logical)
-    if partition is not None and partition.archive is not None:
-        target = open_target(topology, Archive(to=partition.archive.to))
-        path = target.relative(where)
-        if path is not None:
-            return target, path
+    own = _own(topology, logical)
+    if own is not None and (path := own.relative(where)) is not None:
+        return own, path
     for target in targets(topology):
         path = target.relative(where)
         if path is not None:

@@ -197,7 +197,7 @@ class Directory(Target):
         return sorted(
             str(file.relative_to(self.root))
             for file in directory.glob("*/*.json")
-            if not file.name.startswith(".")
+            if not file.name.startswith(".") and file.is_file()
         )
 
     def recorded(self, path: str) -> str:
@@ -209,7 +209,11 @@ class Directory(Target):
         path = Path(recorded)
         if not path.is_absolute():
             return recorded
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else None
+        # One place has several names where there are links, or `..` in what the topology says.
+        for root, whole in ((self.root, path), (self.root.resolve(), path.resolve())):
+            if whole.is_relative_to(root):
+                return str(whole.relative_to(root))
+        return None
 
 
 class _Renamed(Pending):
