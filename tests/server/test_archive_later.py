@@ -25,11 +25,13 @@ from test_maintain import months, now_of, put
 from test_maintain_crash import written
 
 from parlant_shard import maintain as upkeep
+from parlant_shard import privacy
 from parlant_shard.archive import listing, parse
 from parlant_shard.archive.manifest import _digest
 from parlant_shard.cli import run
 from parlant_shard.errors import ArchiveError
 from parlant_shard.restore import restore
+from parlant_shard.topology import Archive, Interval
 from servers import Clusters
 
 pytestmark = pytest.mark.matrix
@@ -274,3 +276,85 @@ def test_a_role_whose_transactions_end(world: World) -> None:
     finally:
         world.execute("SET transaction_timeout = 0", f"ALTER DATABASE {database} RESET ALL")
     assert retired(world)[name][0::2] == ("restored", 10_000)
+
+
+ALONE = """
+CREATE TABLE log (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  workspace_id text NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  body text
+);
+"""
+
+
+def test_rows_of_a_purged_workspace(world: World) -> None:
+    """They do not come back unseen, and every file that holds them is named."""
+    what = layout({"s1": ["a", "b"]}, ddl=ALONE, tables=kept())
+    world.apply(what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a'), ('a'), ('b')")
+    name = this_month(world)
+    later, _ = expire(world, what)
+    topology = world.load(what)
+    first = manifest_of(world, name)[0]
+    restore(topology, name, beside=True, keep=Interval(1, "day"))
+
+    def named(ws: str) -> dict[str, str]:
+        found = privacy.purge(topology, ws, dry_run=True)
+        return {Path(a["path"]).name: a["state"] for a in found.archives if a["partition"] == name}
+
+    assert named("a") == {first.name: "detached"}
+    file = world.directory / "a.tar"
+    done = privacy.export(topology, "a", file=file)
+    assert [a["state"] for a in done.archives if a["partition"] == name] == ["detached"]
+    assert done.rows == 2
+    assert privacy.purge(topology, "a", allow=frozenset({"deletes-data"})).total == 2
+    upkeep.maintain(topology, now=later + timedelta(days=30))
+    second = manifest_of(world, name)[0]
+    assert named("b") == {first.name: "unrecorded", second.name: "archived"}
+    error = refused(world, what, name, archive=str(first))
+    assert error.code == "PS552"
+    assert "2 rows are of workspaces that were purged" in error.message
+    assert "--beside" in (error.hint or "")
+    restore(topology, name)
+    assert world.rows("SELECT workspace_id FROM log_s1") == [("b",)]
+
+
+def test_a_target_that_cannot_be_looked_into(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge does not wait for it, and says that more archives may be there."""
+    what = layout({"s1": ["a"]}, ddl=ALONE, tables=kept(archive="memory://shut"))
+    world.apply(what)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("403 from memory://user:geheim@host")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.exists", refuse)
+    done = privacy.purge(world.load(what), "a", allow=frozenset({"deletes-data"}))
+    (notice,) = [n for n in done.plan.notices if "other archives may hold rows" in n]
+    assert "403" in notice
+    assert "geheim" not in notice
+
+
+def test_a_password_in_a_url_is_not_shown(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor in plans, the journal, the trail or the list; a container before the @ stays."""
+    kept_one = "memory://user:ge:h@eim@box/old"
+    what = layout({"s1": ["a"]}, ddl=ALONE, tables=kept(archive=kept_one))
+    world.apply(what)
+    name = this_month(world)
+    start = months(now_of(world), 4)
+    upkeep.maintain(world.load(what), now=start)
+    file, now = str(written(world, what)), (start + timedelta(days=8)).isoformat()
+    for command in (
+        ["maintain", file, "--now", now, "--dry-run", "-v"],
+        ["maintain", file, "--now", now, "-v", "--output", "json"],
+        ["archive", "list", file, "--verify", "--output", "json"],
+        ["archive", "restore", file, name, "-v"],
+        ["status", file, "--history", "--output", "json"],
+    ):
+        assert run(command) == 0, command
+        said = capfd.readouterr()
+        assert "eim" not in said.out + said.err, command
+    assert retired(world)[name][1].startswith(f"memory://box/old/{world.name}/")
+    for table in ("retired", "step", "audit"):
+        assert "eim" not in str(world.rows(f"SELECT * FROM parlant_shard.{table}")), table
+    assert Archive(to="abfs://box@account.net/x").shown == "abfs://box@account.net/x"

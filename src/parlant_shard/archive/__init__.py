@@ -1,6 +1,14 @@
 """Archives: partitions as verified files."""
 
-from parlant_shard.archive.listing import Entry, examine, listing, locate, recorded_as, targets
+from parlant_shard.archive.listing import (
+    Entry,
+    examine,
+    listing,
+    locate,
+    recorded_as,
+    targets,
+    unrecorded,
+)
 from parlant_shard.archive.making import Archived, archive, load, settings, tally
 from parlant_shard.archive.manifest import Manifest, parse, standalone
 from parlant_shard.archive.stream import check
@@ -25,4 +33,5 @@ __all__ = [
     "tally",
     "targets",
     "trouble",
+    "unrecorded",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,6 +92,34 @@ def listing(
         except OSError as error:
             failed[target.text] = trouble(target, "listing archives", error)
     entries.sort(key=lambda e: (e.table, e.shard, e.lower or datetime.min, e.partition, e.path))
+    return entries, failed
+
+
+def unrecorded(
+    topology: Topology, shard: str, known: Iterable[tuple[str, str]]
+) -> tuple[list[Entry], dict[str, ShardError]]:
+    """Return the archives of a shard in the targets apart from `known`, and what went wrong.
+
+    `known` are logical table and recorded path of those that servers know of.
+    """
+    failed: dict[str, ShardError] = {}
+    seen: set[tuple[str, str]] = set()
+    for logical, where in known:
+        try:
+            target, path = locate(topology, logical, where)
+            seen.add((target.text, path))
+        except ShardError as error:
+            failed[f'table "{logical}"'] = error
+    entries = []
+    for target in targets(topology, failed):
+        try:
+            entries += [
+                _unrecorded(topology, target, path, failed, verify=False)
+                for path in target.manifests(topology.name)
+                if (target.text, path) not in seen and path.split("/")[-2] == shard
+            ]
+        except OSError as error:
+            failed[target.text] = trouble(target, "listing archives", error)
     return entries, failed
 
 
