@@ -173,6 +173,9 @@ def _prepare_session(connection: Connection) -> None:
     with suppress(psycopg.Error):  # not on every platform
         # The server then notices within a second that we died, even in the middle of a statement.
         connection.execute("SET client_connection_check_interval = '1s'")
+    if connection.info.server_version >= 170_000:
+        # A role's limit would end every long transaction; each statement has a limit of its own.
+        connection.execute("SET transaction_timeout = 0")
 
 
 @contextmanager

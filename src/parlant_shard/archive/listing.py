@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,6 +95,34 @@ def listing(
     return entries, failed
 
 
+def unrecorded(
+    topology: Topology, shard: str, known: Iterable[tuple[str, str]]
+) -> tuple[list[Entry], dict[str, ShardError]]:
+    """Return the archives of a shard in the targets apart from `known`, and what went wrong.
+
+    `known` are logical table and recorded path of those that servers know of.
+    """
+    failed: dict[str, ShardError] = {}
+    seen: set[tuple[str, str]] = set()
+    for logical, where in known:
+        try:
+            target, path = locate(topology, logical, where)
+            seen.add((target.text, path))
+        except ShardError as error:
+            failed[f'table "{logical}"'] = error
+    entries = []
+    for target in targets(topology, failed):
+        try:
+            entries += [
+                _unrecorded(topology, target, path, failed, verify=False)
+                for path in target.manifests(topology.name)
+                if (target.text, path) not in seen and path.split("/")[-2] == shard
+            ]
+        except OSError as error:
+            failed[target.text] = trouble(target, "listing archives", error)
+    return entries, failed
+
+
 def recorded(topology: Topology, server: str) -> list[dict[str, Any]]:
     """The archives that a server's rows name. Raises CannotConnect, ServerError."""
     with db.session(topology, server, doing="reading its archives") as connection:
@@ -123,14 +152,25 @@ def targets(topology: Topology, failed: dict[str, ShardError] | None = None) -> 
     return list(found.values())
 
 
+def _own(topology: Topology, logical: str) -> Target | None:
+    partition = topology.partition_of(logical)
+    if partition is None or partition.archive is None:
+        return None
+    return open_target(topology, Archive(to=partition.archive.to))
+
+
+def recorded_as(topology: Topology, logical: str, target: Target, path: str) -> str:
+    """What `locate` finds an archive by: relative to the table's own target, else whole."""
+    own = _own(topology, logical)
+    is_own = own is not None and own.text == target.text
+    return target.recorded(path) if is_own else target.whole(path)
+
+
 def locate(topology: Topology, logical: str, where: str) -> tuple[Target, str]:
     """The target and path of a recorded archive, also where the topology names another now."""
-    partition = topology.partition_of(logical)
-    if partition is not None and partition.archive is not None:
-        target = open_target(topology, Archive(to=partition.archive.to))
-        path = target.relative(where)
-        if path is not None:
-            return target, path
+    own = _own(topology, logical)
+    if own is not None and (path := own.relative(where)) is not None:
+        return own, path
     for target in targets(topology):
         path = target.relative(where)
         if path is not None:

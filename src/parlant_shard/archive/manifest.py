@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from psycopg.sql import SQL
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError
 
 from parlant_shard import canonical
 from parlant_shard.catalog import EnumType, Table
@@ -84,12 +84,12 @@ class Manifest(_Section):
     partition: str
     parent: str
     namespace: str
-    lower: datetime | None = Field(alias="from")
-    upper: datetime | None = Field(alias="to")
+    lower: NaiveDatetime | None = Field(alias="from")
+    upper: NaiveDatetime | None = Field(alias="to")
     control: str | None
-    rows: int
+    rows: int = Field(ge=0)
     checksum: Checksum
-    columns: tuple[ArchiveColumn, ...]
+    columns: tuple[ArchiveColumn, ...] = Field(min_length=1)
     types: tuple[str, ...] = ()
     ddl: tuple[str, ...]
     settings: dict[str, str] = Field(default_factory=dict)
@@ -98,7 +98,7 @@ class Manifest(_Section):
     server_version: str
     server_encoding: str = "UTF8"
     tool_version: str
-    created_at: datetime
+    created_at: NaiveDatetime
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,9 +130,9 @@ def parse(content: bytes, *, where: str) -> Manifest:
             if data[key] is not None:
                 data[key] = data[key].removesuffix("Z")
         return Manifest.model_validate(data)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = "a field is missing or wrong" if isinstance(error, ValidationError) else error
-        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
             reason = "it is no JSON text"
         raise ArchiveError(
             f'manifest "{where}" cannot be used: {reason}',

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from parlant_shard.archive.manifest import ArchiveColumn
 
+# A group is in memory as a whole, several times over.
 ROWS_PER_GROUP = 50_000
+BYTES_PER_GROUP = 1 << 24
 
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.S)
 _CHARACTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
@@ -69,13 +71,19 @@ def _write(
 
 def _groups(pieces: Iterable[bytes]) -> Iterator[list[list[bytes | None]]]:
     rows: list[list[bytes | None]] = []
-    rest = b""
+    rest: list[bytes] = []  # of a row that may go on over many pieces
+    size = 0
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        size += len(piece)
+        if b"\n" not in piece:
+            rest.append(piece)
+            continue
+        *lines, last = b"".join((*rest, piece)).split(b"\n")
+        rest = [last]
         rows += [[_value(field) for field in line.split(b"\t")] for line in lines]
-        if len(rows) >= ROWS_PER_GROUP:
+        if len(rows) >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
             yield rows
-            rows = []
+            rows, size = [], 0
     if rows:
         yield rows
 

@@ -29,7 +29,8 @@ class Extent:
 
 def write(rows: Iterable[bytes | bytearray | memoryview], out: BinaryIO) -> Extent:
     """Compress rows of COPY text into a file. A newline ends a row and stands nowhere else."""
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj()
+    # A thread of its own: while it compresses, the next rows are fetched.
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, threads=1).compressobj()
     digest, size, uncompressed, count = hashlib.sha256(), 0, 0, 0
 
     def put(data: bytes) -> None:

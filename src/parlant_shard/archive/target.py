@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from parlant_shard.archive.manifest import file_stem
 from parlant_shard.errors import ArchiveError
-from parlant_shard.topology import Archive, Topology
+from parlant_shard.topology import Archive, Topology, without_password
 
 _OURS = r"[0-9a-f]{12}\.(copy\.zst|parquet|json)"
 
@@ -122,18 +122,19 @@ def _opened(to: str, directory: str) -> Target:
 
 def _remote(url: str) -> Target:
     if find_spec("fsspec") is None:
-        raise _missing("fsspec", "remote", f'the archive target "{_shown(url)}"')
+        raise _missing("fsspec", "remote", f'the archive target "{without_password(url)}"')
     import fsspec
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except Exception as error:  # an unknown protocol, or a package of it that is not installed
         raise ArchiveError(
-            f'the archive target "{_shown(url)}" cannot be used: {error}',
+            f'the archive target "{without_password(url)}" cannot be used: '
+            f"{without_password(str(error))}",
             code="PS540",
             hint="install the package that the protocol needs beside parlant-shard",
         ) from error
-    return Remote(_shown(url), fs, root)
+    return Remote(without_password(url), fs, root)
 
 
 def _missing(package: str, extra: str, what: str) -> ArchiveError:
@@ -142,11 +143,6 @@ def _missing(package: str, extra: str, what: str) -> ArchiveError:
         code="PS540",
         hint=f"pip install 'parlant-shard[{extra}]'",
     )
-
-
-def _shown(url: str) -> str:
-    """A URL without the user and password that it may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 # --- a directory ----------------------------------------------------------------------------------
@@ -197,7 +193,7 @@ class Directory(Target):
         return sorted(
             str(file.relative_to(self.root))
             for file in directory.glob("*/*.json")
-            if not file.name.startswith(".")
+            if not file.name.startswith(".") and file.is_file()
         )
 
     def recorded(self, path: str) -> str:
@@ -209,7 +205,11 @@ class Directory(Target):
         path = Path(recorded)
         if not path.is_absolute():
             return recorded
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else None
+        # One place has several names where there are links, or `..` in what the topology says.
+        for root, whole in ((self.root, path), (self.root.resolve(), path.resolve())):
+            if whole.is_relative_to(root):
+                return str(whole.relative_to(root))
+        return None
 
 
 class _Renamed(Pending):
@@ -363,7 +363,7 @@ def _as_os_error() -> Iterator[None]:
 def trouble(target: Target, doing: str, error: OSError) -> ArchiveError:
     """What an OSError means for an archive."""
     said = (error.strerror or str(error) or type(error).__name__).strip()
-    said = _shown(said[:1].lower() + said[1:])
+    said = without_password(said[:1].lower() + said[1:])
     return ArchiveError(
         f'{doing}: the archive target "{target.text}" refused: {said}',
         code="PS541",

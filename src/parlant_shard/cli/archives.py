@@ -40,7 +40,12 @@ def archive_list(
             render.table(
                 ["table", "shard", "partition", "rows", "bytes", "state", "path"],
                 [
-                    [e.table, e.shard, e.partition, _text(e.rows), _text(e.bytes), e.state, e.path]
+                    [
+                        *map(_printable, (e.table, e.shard, e.partition)),
+                        *map(_text, (e.rows, e.bytes)),
+                        e.state,
+                        _printable(e.path),
+                    ]
                     for e in found
                 ],
             )
@@ -49,7 +54,7 @@ def archive_list(
         typer.echo("no partition is archived")
     for entry in found:
         if entry.detail is not None:
-            tell(f"{entry.state}: {entry.detail}")
+            tell(f"{entry.state}: {_printable(entry.detail)}")
     for error in failed.values():
         complain(error.code, error.message, error.hint)
     if failed:
@@ -60,6 +65,11 @@ def archive_list(
 
 def _text(number: int | None) -> str:
     return "" if number is None else str(number)
+
+
+def _printable(text: str) -> str:
+    """Names come from files that others may have written, and go to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @archive_app.command("restore")

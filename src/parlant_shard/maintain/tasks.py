@@ -496,7 +496,7 @@ class _Tasks:
                 yield c.ArchivePartition(
                     **{**on, "table": table},
                     retired=row,
-                    target=partition.archive.to,
+                    target=partition.archive.shown,
                     enums=tuple(self.live.enums.values()),
                 )
 

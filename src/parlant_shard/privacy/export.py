@@ -28,7 +28,7 @@ from parlant_shard.errors import ServerError, TopologyError
 from parlant_shard.introspect import introspect
 from parlant_shard.plan import TIMEOUTS, Kind
 from parlant_shard.privacy.holdings import Holding, Where, holdings
-from parlant_shard.privacy.home import Home, archives, find_home, sees_every_row
+from parlant_shard.privacy.home import Archives, Home, archives, find_home, sees_every_row
 from parlant_shard.privacy.order import parents_first
 from parlant_shard.privacy.tarball import Tarball
 from parlant_shard.shardmap import ShardMap
@@ -157,7 +157,7 @@ class _Sources:
     connections: Mapping[str, db.Connection]
     found: tuple[Holding, ...]
     taken_at: Mapping[str, str]
-    archives: tuple[Mapping[str, Any], ...]
+    archives: Archives
     recorded: tuple[str, ...]  # tables of recorded changes
 
     def members(self) -> list[_Source]:
@@ -334,15 +334,13 @@ def _manifest(
         "not_included": {
             "tables": without,
             "recorded_changes": list(sources.recorded),
-            "archives": list(sources.archives),
+            "archives": list(sources.archives.found),
         },
         "notices": list(_notices(without, sources.recorded, sources.archives)),
     }
 
 
-def _notices(
-    without: list[str], recorded: tuple[str, ...], archived: tuple[Mapping[str, Any], ...]
-) -> Iterator[str]:
+def _notices(without: list[str], recorded: tuple[str, ...], archived: Archives) -> Iterator[str]:
     if without:
         yield (
             f"tables that do not say whose their rows are, and are not included: "
@@ -350,8 +348,10 @@ def _notices(
         )
     if recorded:
         yield f"recorded changes are not included: {', '.join(recorded)}"
-    for entry in archived:
+    for entry in archived.found:
         yield (
             f'archive "{entry["path"]}" of "{entry["table"]}" ({entry["from"]} to {entry["to"]}) '
             "may hold rows of the workspace, and is not included"
         )
+    for why in archived.unread:
+        yield f"other archives may hold rows of the workspace: {why}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from parlant_shard import db, journal, mapstore
 from parlant_shard.allrows import every_row
+from parlant_shard.archive import unrecorded
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.shardmap import ShardMap, shard_of
 from parlant_shard.sqlfiles import queries
@@ -71,14 +72,27 @@ def sees_every_row(topology: Topology, server: str) -> Iterator[db.Connection]:
         yield connection
 
 
-def archives(
-    connection: db.Connection, topology: Topology, shard: str
-) -> tuple[Mapping[str, Any], ...]:
-    """Archives of a shard's partitions, JSON-ready: any of them may hold rows of a workspace."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archives:
+    """Archives of a shard's partitions: any of them may hold rows of a workspace.
+
+    `found` are JSON-ready, those included that lie in a target and that no server knows of.
+    `unread` says which targets could not be looked into, and why.
+    """
+
+    found: tuple[Mapping[str, Any], ...]
+    unread: tuple[str, ...]
+
+
+def archives(connection: db.Connection, topology: Topology, shard: str) -> Archives:
     rows = connection.execute(
         queries("privacy")["archives"], {"topology": topology.name, "shard": shard}
     ).fetchall()
-    return tuple({k: _plain(v) for k, v in row.items()} for row in rows)
+    others, failed = unrecorded(topology, shard, [(r["table"], r["path"]) for r in rows])
+    found = [{k: _plain(v) for k, v in row.items()} for row in rows]
+    keys = ("table", "shard", "partition", "from", "to", "rows", "path", "state")
+    found += [{k: e.to_json()[k] for k in keys} for e in others]
+    return Archives(found=tuple(found), unread=tuple(e.message for e in failed.values()))
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from parlant_shard.plan import TIMEOUTS, Kind, Plan, Step
 from parlant_shard.planner import read_servers
 from parlant_shard.privacy.entangled import refuse_entangled
 from parlant_shard.privacy.holdings import Holding, holdings
-from parlant_shard.privacy.home import Home, archives, home_of, sees_every_row
+from parlant_shard.privacy.home import Archives, Home, archives, home_of, sees_every_row
 from parlant_shard.privacy.steps import (
     BATCH,
     HIGH,
@@ -138,7 +138,7 @@ def purge(
             server=home.server,
             state="purged" if run_id or not plan.steps else home.state,
             rows=totals(found),
-            archives=site.archives,
+            archives=site.archives.found,
             plan=plan,
             run_id=run_id,
             seconds=time.monotonic() - began,
@@ -167,14 +167,14 @@ def _plan(topology: Topology, home: Home, site: _Site, found: Iterable[Found]) -
     )
 
 
-def _notices(
-    topology: Topology, home: Home, archived: Iterable[Mapping[str, Any]]
-) -> Iterable[str]:
-    for entry in archived:
+def _notices(topology: Topology, home: Home, archived: Archives) -> Iterable[str]:
+    for entry in archived.found:
         yield (
             f'archive "{entry["path"]}" of "{entry["table"]}" ({entry["from"]} to {entry["to"]}) '
             "may hold rows of the workspace; a purge does not edit archives"
         )
+    for why in archived.unread:
+        yield f"other archives may hold rows of the workspace: {why}"
     options = topology.shards.get(home.shard)
     if options is not None and home.workspace in options.workspaces:
         yield (

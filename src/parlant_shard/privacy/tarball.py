@@ -7,40 +7,25 @@ is written twice, the second time in its place. So memory stays small and nothin
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import os
 import tarfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import zstandard
-
+from parlant_shard.archive.stream import Extent, write
 from parlant_shard.errors import ShardError, TopologyError
-
-_CHUNK = 1 << 20
-# zstd's default: a higher level costs more time than it saves space on rows of text.
-_LEVEL = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
-    """What a member holds: the compressed bytes with their SHA-256, and the rows of its text."""
-
-    bytes: int
-    sha256: str
-    rows: int
 
 
 class Tarball:
     """A tar file that has its name only when it is complete; until then it is `<part>`.
 
     A part that a killed run left is overwritten. Raises TopologyError (PS744) where the file cannot
-    be begun, ShardError (PS745) where another process is writing it.
+    be begun or written on, ShardError (PS745) where another process is writing it.
     """
 
     def __init__(self, part: Path) -> None:
@@ -52,11 +37,8 @@ class Tarball:
             # Rows of a tenant: for their owner alone, and not through a link that somebody left.
             handle = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise TopologyError(
-                f'"{self.part}" cannot be written: {(error.strerror or str(error)).lower()}',
-                code="PS744",
-                hint="name a file in a directory that exists and is writable: -o FILE",
-            ) from error
+            hint = "name a file in a directory that exists and is writable: -o FILE"
+            raise self._cannot(error, hint) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_at(handle, self.part):
@@ -76,36 +58,29 @@ class Tarball:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        if kind is not None and not self.stream.closed:
+        if error is None:
+            self.stream.close()
+            return
+        if not self.stream.closed:
             self.part.unlink(missing_ok=True)
-        self.stream.close()
+        with suppress(OSError):  # what did not fit does not fit now either
+            self.stream.close()
+        if isinstance(error, OSError):
+            hint = "free space, or name a file on another disk: -o FILE; then run it again"
+            raise self._cannot(error, hint) from error
+
+    def _cannot(self, error: OSError, hint: str) -> TopologyError:
+        reason = (error.strerror or str(error)).lower()
+        return TopologyError(f'"{self.part}" cannot be written: {reason}', code="PS744", hint=hint)
 
     def rows(self, name: str, pieces: Iterable[bytes | bytearray | memoryview]) -> Extent:
-        """Add a member of COPY text, compressed. A newline ends a row and stands nowhere else."""
-        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
-        digest, size, count = hashlib.sha256(), 0, 0
+        """Add a member of COPY text, compressed."""
         start = self._begin(name)
-
-        def put(data: bytes) -> None:
-            nonlocal size
-            digest.update(data)
-            size += len(data)
-            self.stream.write(data)
-
-        buffer = bytearray()
-        for piece in pieces:
-            buffer += piece
-            if len(buffer) >= _CHUNK:
-                count += buffer.count(b"\n")
-                put(compressor.compress(bytes(buffer)))
-                buffer.clear()
-        count += buffer.count(b"\n")
-        put(compressor.compress(bytes(buffer)))
-        put(compressor.flush())
-        self._end(name, start, size)
-        return Extent(bytes=size, sha256=digest.hexdigest(), rows=count)
+        extent = write(pieces, self.stream)
+        self._end(name, start, extent.bytes)
+        return extent
 
     def text(self, name: str, content: str) -> None:
         """Add a member of plain text."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import postgast
-
 from parlant_shard import db
-from parlant_shard.archive import Manifest, Target, examine, locate, targets
+from parlant_shard.archive import Manifest, Target, examine, locate, recorded_as, targets
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.errors import ArchiveError, CannotConnect
+from parlant_shard.maintain.defaults import Contents
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An archive with the server it goes to. `path` is the manifest's, `data` the file's."""
+    """An archive with the server it goes to. `path` is the manifest's, `data` the file's.
+
+    `recorded` is what finds it again from `parlant_shard.retired`.
+    """
 
     server: str
     row: Retired | None
@@ -26,10 +29,7 @@ class Request:
     path: str
     data: str
     manifest: Manifest
-
-    @property
-    def recorded(self) -> str:
-        return self.target.recorded(self.path)
+    recorded: str
 
 
 def find_row(topology: Topology, partition: str) -> tuple[str, Retired] | None:
@@ -99,7 +99,15 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
                 hint="the manifest has the statements to restore it by hand: docs/archive.md",
             )
         server = shard.server
-    return Request(server=server, row=row, target=target, path=path, data=data, manifest=manifest)
+    return Request(
+        server=server,
+        row=row,
+        target=target,
+        path=path,
+        data=data,
+        manifest=manifest,
+        recorded=recorded_as(topology, manifest.table, target, path),
+    )
 
 
 def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:
@@ -140,11 +148,17 @@ def check_columns(manifest: Manifest, parent: Table) -> None:
 BESIDE = "`parlant-shard archive restore --beside` restores it as a table of its own"
 
 
-def check_range(manifest: Manifest, leaves: list[Table]) -> None:
-    """Raises ArchiveError (PS550): a partition covers the range, or a part of it."""
+def check_range(manifest: Manifest, leaves: list[Table], defaults: Mapping[str, Contents]) -> None:
+    """Raises ArchiveError (PS550): a partition covers the range, or a part of it.
+
+    So does a default partition that holds rows of the range.
+    """
     for leaf in leaves:
         bound = leaf.bound
-        if bound is None or bound.default:
+        if bound is None:
+            continue
+        if bound.default:
+            _check_default(manifest, leaf.name, defaults.get(leaf.name))
             continue
         below = bound.upper is not None and manifest.lower is not None
         above = bound.lower is not None and manifest.upper is not None
@@ -155,6 +169,19 @@ def check_range(manifest: Manifest, leaves: list[Table]) -> None:
         raise ArchiveError(
             f'partition "{manifest.partition}" ({manifest.lower} to {manifest.upper}) overlaps '
             f'partition "{leaf.name}" ({bound.lower} to {bound.upper})',
+            code="PS550",
+            hint=BESIDE,
+        )
+
+
+def _check_default(manifest: Manifest, default: str, held: Contents | None) -> None:
+    if held is None or manifest.lower is None or manifest.upper is None:
+        return  # ATTACH looks itself
+    rows = held.within(manifest.lower, manifest.upper)
+    if rows:
+        raise ArchiveError(
+            f'partition "{manifest.partition}" ({manifest.lower} to {manifest.upper}) cannot be '
+            f'attached: default partition "{default}" holds {rows} rows of its range',
             code="PS550",
             hint=BESIDE,
         )
@@ -176,36 +203,6 @@ def check_name(row: Retired | None, catalog: Catalog, partition: str) -> None:
             f'something else is called "{partition}"',
             code="PS549",
             hint="rename it first",
-        )
-
-
-def check_ddl(manifest: Manifest) -> None:
-    """Raises ArchiveError (PS554): the manifest's statements do more than make the table.
-
-    Whoever can write into the archive must not run statements as us.
-    """
-    try:
-        trees = [postgast.parse(text) for text in manifest.ddl]
-    except postgast.PgQueryError:
-        trees = []
-    kinds = []
-    for tree in trees:
-        for statement in tree.stmts:
-            kind = statement.stmt.WhichOneof("node")
-            relation = (
-                statement.stmt.create_stmt.relation
-                if kind == "create_stmt"
-                else statement.stmt.index_stmt.relation
-            )
-            place = (relation.schemaname, relation.relname)
-            right = place == (manifest.namespace, manifest.partition)
-            kinds.append(kind if right else "")
-    if not kinds or kinds[0] != "create_stmt" or set(kinds[1:]) - {"index_stmt"}:
-        raise ArchiveError(
-            f'the manifest of partition "{manifest.partition}" holds statements that do not make '
-            "this one table",
-            code="PS554",
-            hint="look at the `ddl` of the manifest; restore it by hand if it is right",
         )
 
 

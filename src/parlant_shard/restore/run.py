@@ -35,13 +35,13 @@ from parlant_shard.restore.request import (
     BESIDE,
     Request,
     check_columns,
-    check_ddl,
     check_name,
     check_range,
     find,
     row_of,
 )
 from parlant_shard.restore.shape import Shape
+from parlant_shard.restore.statements import check_ddl
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Interval, Topology
 
@@ -201,6 +201,9 @@ class _Restoring(Executor):
         self.parent = found.catalog.tables[self._parent_name()]
         self.leaves = by_parent(found.catalog.tables.values()).get(self.parent.name, [])
         self.shape = Shape(topology, self.manifest, self.parent, self.leaves, self.now)
+        self.columns = self.manifest.names
+        if not beside and not self.manifest.rows:  # a column that is gone held nothing
+            self.columns = tuple(c for c in self.columns if c in self.parent.stored_columns)
 
     def _parent_name(self) -> str:
         return self.row.parent if self.row else self.manifest.parent
@@ -215,9 +218,9 @@ class _Restoring(Executor):
         if not resumed:
             check_name(row, self.found.catalog, self.name)
         if self.beside:
-            check_ddl(self.manifest)
+            check_ddl(self.site.connection, self.manifest, self.parent)
         else:
-            check_range(self.manifest, self.shape.leaves)
+            check_range(self.manifest, self.shape.leaves, self.found.defaults)
             check_columns(self.manifest, self.parent)
         steps = tuple(self._steps(resumed))
         plan = Plan(
@@ -312,7 +315,7 @@ class _Restoring(Executor):
             yield self._planned(
                 f'create table "{self.name}" and load its {self.manifest.rows} archived rows',
                 *self.shape.create(),
-                self.ddl.copy_in(self.table, self.manifest.names),
+                self.ddl.copy_in(self.table, self.columns),
                 *self.shape.finish(),
                 kind=Kind.ARCHIVE,
             )
@@ -413,12 +416,12 @@ class _Restoring(Executor):
             for statement in before:
                 connection.execute(text(render(statement)))
             with self.request.target.open(self.request.data) as file:
-                load(connection, self.ddl, self.table, self.manifest.names, file, self.manifest)
-            if tally(connection, self.ddl, self.table, self.manifest.names) != (
+                load(connection, self.ddl, self.table, self.columns, file, self.manifest)
+            if tally(connection, self.ddl, self.table, self.columns) != (
                 self.manifest.rows,
                 self.manifest.checksum.value,
             ):
-                raise self._differs()
+                raise self._unfit("are not the same in the table as in the archive")
             if not self.beside:
                 self._check_rows(connection)
             for statement in after:
@@ -427,13 +430,26 @@ class _Restoring(Executor):
 
         try:
             self.transaction(step, work)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except psycopg.DataError as error:
+            raise self._unfit(f"do not fit into the table [{error.sqlstate}]") from error
+        except psycopg.IntegrityError as error:
             wrapped = db.wrap(error, server=self.site.server, doing=f'restoring "{self.name}"')
             raise ArchiveError(
                 wrapped.message, code="PS552", hint=None if self.beside else BESIDE
             ) from error
+        except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction) as error:
+            if not self.beside:
+                raise
+            said = error.diag.message_primary or "something is missing"
+            raise ArchiveError(
+                f'table "{self.name}" cannot be made as it was: {said}',
+                code="PS552",
+                hint="make what is missing first, then run it again; the manifest has the enum "
+                "types under `types`",
+            ) from error
 
-    def _differs(self) -> ArchiveError:
+    def _unfit(self, how: str) -> ArchiveError:
+        """What PostgreSQL says of a value quotes it: the types say enough."""
         changed = []
         for column in self.manifest.columns:
             now = self.parent.column(column.name)
@@ -441,8 +457,7 @@ class _Restoring(Executor):
                 changed.append(f'"{column.name}" from {column.type} to {now.type}')
         why = f"; types changed: {', '.join(changed)}" if changed and not self.beside else ""
         return ArchiveError(
-            f'the rows of partition "{self.name}" are not the same in the table as in the archive'
-            f"{why}",
+            f'the rows of partition "{self.name}" {how}{why}',
             code="PS552",
             hint=None if self.beside else BESIDE,
         )

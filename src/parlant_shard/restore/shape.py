@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard.archive import Manifest
-from parlant_shard.catalog import Bound, Column, Table
+from parlant_shard.catalog import REFUSED, Bound, Column, Table
 from parlant_shard.ddl import Ddl, text
 from parlant_shard.errors import ApplyFailed
 from parlant_shard.maintain import indexes, leaf
@@ -91,6 +91,17 @@ class Shape:
 
     def conditions(self) -> Iterator[tuple[str, Composable]]:
         """What no row of `archived` may fulfil, each with the words for it."""
+        yield (
+            "are of workspaces that were purged",
+            SQL(
+                "archived.{}::text IN (SELECT p.workspace_id FROM parlant_shard.placement p "
+                "WHERE p.topology = {} AND p.state = ANY ({}))"
+            ).format(
+                Identifier(self.topology.key),
+                Literal(self.topology.name),
+                Literal(sorted(REFUSED)),
+            ),
+        )
         for column in self._stricter():
             yield (
                 f'have no value in "{column.name}", which needs one now',

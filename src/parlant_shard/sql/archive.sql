@@ -62,3 +62,10 @@ ON CONFLICT (topology, name) DO UPDATE SET relid = EXCLUDED.relid, state = EXCLU
 -- A restored partition stays longer, or shorter.
 UPDATE parlant_shard.retired SET kept_until = %(kept_until)s, updated_at = pg_catalog.now()
  WHERE topology = %(topology)s AND name = %(name)s AND state = 'restored';
+
+-- name: volatile
+-- Those of PostgreSQL's own functions that may do anything.
+SELECT DISTINCT p.proname::text AS name
+  FROM pg_catalog.pg_proc p
+ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.provolatile = 'v' AND p.proname = ANY (%(names)s::text[])
+ ORDER BY name;

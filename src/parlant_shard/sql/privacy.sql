@@ -12,11 +12,11 @@ SELECT c.oid::bigint AS oid, c.relname::text AS name, i.inhparent::bigint AS par
 SELECT pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS taken_at;
 
 -- name: archives
--- Partitions of a shard whose rows are in an archive.
+-- Partitions of a shard whose rows are in an archive, whether a table has them as well or not.
 SELECT r.logical AS "table", r.shard, r.name AS partition, r.lower_bound AS "from", r.upper_bound AS "to",
        r.rows, r.archive AS path, r.state
   FROM parlant_shard.retired r
- WHERE r.topology = %(topology)s AND r.shard = %(shard)s AND r.state IN ('archived', 'restoring', 'restored')
+ WHERE r.topology = %(topology)s AND r.shard = %(shard)s AND r.archive IS NOT NULL
  ORDER BY r.logical, r.lower_bound, r.name;
 
 -- name: publish

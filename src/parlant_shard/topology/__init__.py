@@ -23,6 +23,7 @@ from parlant_shard.topology.model import (
     TableOptions,
     Topology,
     index_column,
+    without_password,
 )
 from parlant_shard.topology.preset import Preset, PresetIndex, preset, presets
 from parlant_shard.topology.schema import json_schema
@@ -61,4 +62,5 @@ __all__ = [
     "parse_topology",
     "preset",
     "presets",
+    "without_password",
 ]

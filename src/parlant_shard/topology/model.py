@@ -450,6 +450,16 @@ class Archive(Section):
     to: Annotated[StrictStr, AfterValidator(_place)]
     parquet: StrictBool = False
 
+    @property
+    def shown(self) -> str:
+        """The target as messages and plans may have it."""
+        return without_password(self.to)
+
+
+def without_password(text: str) -> str:
+    """URLs without a user and password. A name before the `@` alone says where: `abfs://box@…`."""
+    return re.sub(r"(?<=://)[^/\s]*:[^/\s]*@", "", text)
+
 
 def _archive(value: object) -> object:
     return {"to": value} if isinstance(value, str) else value
