@@ -234,3 +234,13 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
     if hint is None:
         hint = "look at the server's log around this moment for the statement and its context"
     return ServerError(f"{message} [{state}]", code="PS405", hint=hint)
+
+
+def not_usable(connection: Connection, server: str, owner: str) -> PrivilegeError:
+    """The error (PS413) for a role that may not use our schema."""
+    return PrivilegeError(
+        f'server "{server}": role "{connection.info.user}" may not use schema "parlant_shard" of '
+        f'database "{connection.info.dbname}"',
+        code="PS413",
+        hint=f'connect as "{owner}", who applied the topology before, or as a member of that role',
+    )

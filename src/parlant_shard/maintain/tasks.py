@@ -64,7 +64,9 @@ CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.MOVE, Noun.DET
 class Task:
     """One kind of work on one shard table. `given_up` says why it cannot even begin.
 
-    An urgent premake is one for rows of now or of the next interval: inserts fail without it.
+    `partition` is the one that it is about, where it is about one; `peer` the server that a foreign
+    table is on. An urgent premake is one for rows of now or of the next interval: inserts fail
+    without it.
     """
 
     server: str
@@ -77,6 +79,8 @@ class Task:
     urgent: bool = False
     archive: c.ArchivePartition | None = None
     moves: Moved | None = None
+    partition: str | None = None
+    peer: str | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -180,7 +184,7 @@ class _Tasks:
             or taken < self.found.facts.now - age
             or (managed.shard, managed.logical) in self.others[shard.server]
         ):
-            yield task
+            yield replace(task, peer=shard.server)
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
         every = tuple(self.leaves.get(table.name, ()))
@@ -246,6 +250,10 @@ class _Tasks:
             given_up=given_up,
             archive=next((x for x in changes if isinstance(x, c.ArchivePartition)), None),
             moves=next((self._moved(x) for x in changes if isinstance(x, c.MoveRows)), None),
+            partition=next(
+                (x.table.name for x in changes if isinstance(x, c.OnTable) and noun in _ONE_BY_ONE),
+                None,
+            ),
         )
 
     def _moved(self, change: c.MoveRows) -> Moved:
