@@ -39,6 +39,8 @@ SESSION = {
     "lock_timeout": "1s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
+    # Between two steps, and with the locks in its hands, a session of ours may be idle for minutes.
+    "idle_session_timeout": "0",
 }
 
 # Retrying may help: a lock was not to be had, a deadlock was broken, or a conflict was detected.
@@ -53,6 +55,8 @@ _HINTS = {
     "57P03": "the server is starting up or shutting down; run the same command again",
     "25006": "this server is read-only (a replica, or default_transaction_read_only): give the "
     "primary's address as admin_dsn",
+    "2BP01": "somebody made what depends on it, as the message says: drop or change that (CASCADE "
+    "would take it away unseen); then run the same command again",
     "58030": "the server reported an I/O error; look at its log",
 }
 
@@ -173,6 +177,9 @@ def _prepare_session(connection: Connection) -> None:
     with suppress(psycopg.Error):  # not on every platform
         # The server then notices within a second that we died, even in the middle of a statement.
         connection.execute("SET client_connection_check_interval = '1s'")
+    with suppress(psycopg.Error):  # from PostgreSQL 17 on
+        # Our own timeouts bound every statement; an archive or a copy is one long transaction.
+        connection.execute("SET transaction_timeout = 0")
 
 
 @contextmanager

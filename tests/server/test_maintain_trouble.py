@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from protocol import World, layout
+from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
 from test_maintain import cut, maintain, months, now_of, settled
 from test_maintain_crash import TWO, written
@@ -197,3 +197,145 @@ def test_status_with_a_default_partition(world: World, capfd: pytest.CaptureFixt
     assert run(["status", file, "--output", "json"]) == 0
     (horizon,) = json.loads(capfd.readouterr().out)["horizons"]
     assert (horizon["has_default"], horizon["low"]) == (True, False)
+
+
+# --- what somebody did by hand --------------------------------------------------------------------
+
+
+def keys_of(world: World, table: str) -> int:
+    found = world.value(
+        f"SELECT count(*) FROM pg_index WHERE indrelid = '{table}'::regclass AND indisprimary"
+    )
+    assert isinstance(found, int)
+    return found
+
+
+def test_a_partition_made_by_hand_is_no_pattern(world: World) -> None:
+    """It has no primary key of its own and is UNLOGGED: those after it must not be so."""
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
+    world.apply(what)
+    start = months(now_of(world), 3)
+    world.execute(
+        f"CREATE UNLOGGED TABLE by_hand PARTITION OF log_s1 FOR VALUES FROM ('{start}+00') "
+        f"TO ('{months(start, 1)}+00')"
+    )
+    assert keys_of(world, "by_hand") == 0
+    maintain(world, what, start)
+    made = f"log_s1_p{months(start, 2):%Y%m%d}"
+    assert keys_of(world, made) == 1
+    assert world.value(f"SELECT relpersistence FROM pg_class WHERE relname = '{made}'") == "p"
+
+
+def test_a_detach_of_somebody_else_is_told(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
+    world.apply(what)
+    name = f"log_s1_p{months(now_of(world), 0):%Y%m%d}"
+    with world.connect() as reader, world.connect() as other:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM log_s1")
+        other.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            other.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name} CONCURRENTLY")
+        reader.execute("ROLLBACK")
+    report = maintain(world, what)
+    assert [n for n in report.notices if name in n and "detached by somebody else" in n]
+    assert not maintain(world, what).notices
+
+
+def test_a_retention_that_grew_after_a_detach(world: World) -> None:
+    """What would not have expired is not archived; the message says how it comes back."""
+    short = layout(
+        {"s1": ["a"]},
+        tables=cut("1 month", 2, retention="1 month", grace="1 day", archive="old"),
+    )
+    longer = layout(
+        {"s1": ["a"]},
+        tables=cut("1 month", 2, retention="12 months", grace="1 day", archive="old"),
+    )
+    world.apply(short)
+    now = months(now_of(world), 3)
+    maintain(world, short, now)
+    detached = world.rows("SELECT name FROM parlant_shard.retired ORDER BY lower_bound")
+    assert len(detached) > 1
+    later = now + timedelta(days=2)
+    report = maintain(world, longer, later)
+    assert report.archived == []
+    assert [w.due <= later for w in report.waiting] == [True] * len(detached)
+    (told,) = [n for n in report.notices if "retention" in n]
+    assert told.startswith(f'{len(detached)} detached partitions of "log_s1" on server "core"')
+    (statement,) = re.findall("`(ALTER TABLE .*)`", told)
+    assert detached[0][0] in statement
+    world.execute(statement)
+    report = maintain(world, longer, later)
+    assert [n for n in report.notices if n.startswith(f"{len(detached) - 1} detached")]
+    # By the short one they go the way of all partitions.
+    assert len(maintain(world, short, later).archived) == len(detached) - 1
+
+
+def test_a_table_that_the_topology_says_nothing_of(world: World) -> None:
+    """Somebody renamed or dropped its entry: nobody makes partitions, and that is told in time."""
+    world.apply(layout({"s1": ["a"]}, tables=cut("1 month", 2)))
+    for what in (
+        layout({"s1": ["a"]}),
+        layout(
+            {"s1": ["a"]},
+            ddl=SCHEMA.replace("body text", "made date NOT NULL, body text"),
+            tables={"log": {"partition": {"by": "made", "every": "1 day"}}},
+        ),
+    ):
+        report = upkeep.maintain(world.load(what))
+        assert [(f.code, f.table) for f in report.failures] == [("PS531", "log_s1")]
+        assert report.exit_code is Exit.FAILED
+        assert "partition:" in (report.failures[0].hint or "")
+
+
+def test_what_depends_on_a_detached_partition(world: World) -> None:
+    """The hint is not to drop it with CASCADE; and one that is partitioned itself is kept."""
+    what = layout(
+        {"s1": ["a"]},
+        tables=cut("1 month", 2, retention="1 month", grace="1 day", archive="old"),
+    )
+    world.apply(what)
+    start = months(now_of(world), 3)
+    world.execute(
+        f"CREATE TABLE sub PARTITION OF log_s1 FOR VALUES FROM ('{start}+00') "
+        f"TO ('{months(start, 1)}+00') PARTITION BY LIST (workspace_id)"
+    )
+    now = months(start, 4)
+    maintain(world, what, now)
+    name = f"log_s1_p{months(now_of(world), 0):%Y%m%d}"
+    world.execute(f"CREATE VIEW report AS SELECT * FROM {name}")
+    report = upkeep.maintain(world.load(what), now=now + timedelta(days=2))
+    found = {f.code: f for f in report.failures}
+    assert found.keys() == {"PS510", "PS532"}
+    assert "view public.report" in found["PS510"].message
+    assert not (found["PS510"].hint or "").startswith("Use DROP")
+    assert '"sub"' in found["PS532"].message
+    assert world.value("SELECT to_regclass('sub') IS NOT NULL")
+
+
+# --- what the role or the database says -----------------------------------------------------------
+
+
+def test_timeouts_of_the_database_do_not_end_a_run(world: World) -> None:
+    """Our own bound every statement. Those of transactions and idle sessions would end a run."""
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2, retention="1 month"))
+    world.apply(what)
+    name = database_name(world.dsn("core"))
+    now = months(now_of(world), 3)
+    with world.connect() as reader, world.connect() as admin:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM log_s1")
+
+        def listen(event: str, _step: object, _text: str) -> None:
+            if event == "wait":
+                reader.execute("ROLLBACK")
+
+        admin.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '100ms'")
+        if admin.info.server_version >= 170000:
+            admin.execute(f"ALTER DATABASE {name} SET transaction_timeout = '10ms'")
+        try:
+            assert maintain(world, what, now, listener=listen).done
+        finally:
+            admin.execute(f"ALTER DATABASE {name} RESET ALL")
+    settled(world, what, now)
