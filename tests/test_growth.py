@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from parlant_shard.cli import app
-from parlant_shard.errors import TopologyError
+from parlant_shard.errors import UsageError
 from parlant_shard.forecast import span
 from parlant_shard.forecast.advice import advise
 from parlant_shard.forecast.model import (
@@ -373,7 +373,7 @@ def test_no_sizes(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["soon", "0 days", "11 years", ""])
 def test_no_horizons(text: str) -> None:
-    with pytest.raises(TopologyError) as error:
+    with pytest.raises(UsageError) as error:
         span(text)
     assert error.value.code == "PS570"
 

@@ -175,7 +175,7 @@ def _store_map(lock: db.Connection, topology: Topology, shard_map: ShardMap) -> 
 
 
 def _close_dead_runs(lock: db.Connection, topology: Topology, listener: Listener) -> bool:
-    if not journal.exists(lock):
+    if not journal.exists(lock, topology.coordinator):
         return False
     last = journal.last(lock, topology.name)
     dead = journal.interrupt_others(lock, topology.name)
@@ -206,9 +206,8 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
             hint="the clock moved on to another partition, the file was edited, or another release "
             "made it; make a new plan and look at it",
         )
-    begun = (
-        journal.unfinished(lock, topology.name, saved.fingerprint) if journal.exists(lock) else None
-    )
+    applied = journal.exists(lock, topology.coordinator)
+    begun = journal.unfinished(lock, topology.name, saved.fingerprint) if applied else None
     planned = {s.id for s in saved.steps}
     if begun is not None and begun <= planned:
         # The dead run changed the servers itself. What remains must be part of what was approved,
@@ -310,7 +309,7 @@ class Run(Executor):
 
     def _start_if_possible(self) -> None:
         """Record the run as soon as the coordinator has the tables for it."""
-        if not self.started and journal.exists(self.lock):
+        if not self.started and journal.exists(self.lock, self.topology.coordinator):
             journal.start(
                 self.lock,
                 self.run_id,

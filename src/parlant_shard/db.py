@@ -39,6 +39,8 @@ SESSION = {
     "lock_timeout": "1s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
+    # Between two steps, and with the locks in its hands, a session of ours may be idle for minutes.
+    "idle_session_timeout": "0",
 }
 
 # Retrying may help: a lock was not to be had, a deadlock was broken, or a conflict was detected.
@@ -53,6 +55,8 @@ _HINTS = {
     "57P03": "the server is starting up or shutting down; run the same command again",
     "25006": "this server is read-only (a replica, or default_transaction_read_only): give the "
     "primary's address as admin_dsn",
+    "2BP01": "somebody made what depends on it, as the message says: drop or change that (CASCADE "
+    "would take it away unseen); then run the same command again",
     "58030": "the server reported an I/O error; look at its log",
 }
 
@@ -174,7 +178,7 @@ def _prepare_session(connection: Connection) -> None:
         # The server then notices within a second that we died, even in the middle of a statement.
         connection.execute("SET client_connection_check_interval = '1s'")
     if connection.info.server_version >= 170_000:
-        # A role's limit would end every long transaction; each statement has a limit of its own.
+        # A role's limit would end an archive or a copy; each statement has a limit of its own.
         connection.execute("SET transaction_timeout = 0")
 
 
@@ -237,3 +241,13 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
     if hint is None:
         hint = "look at the server's log around this moment for the statement and its context"
     return ServerError(f"{message} [{state}]", code="PS405", hint=hint)
+
+
+def not_usable(connection: Connection, server: str, owner: str) -> PrivilegeError:
+    """The error (PS413) for a role that may not use our schema."""
+    return PrivilegeError(
+        f'server "{server}": role "{connection.info.user}" may not use schema "parlant_shard" of '
+        f'database "{connection.info.dbname}"',
+        code="PS413",
+        hint=f'connect as "{owner}", who applied the topology before, or as a member of that role',
+    )

@@ -59,6 +59,12 @@ class TopologyError(ShardError):
     exit_code = Exit.CONFIG
 
 
+class UsageError(ShardError):
+    """A value on the command line is not one that its option takes; nothing was done."""
+
+    exit_code = Exit.USAGE
+
+
 class SchemaError(ShardError):
     """The tables to shard cannot be read or cannot be sharded as declared. Codes PS2xx."""
 

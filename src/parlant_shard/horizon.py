@@ -13,12 +13,13 @@ from parlant_shard.topology import Partition, Topology
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Horizon:
-    """How long inserts into a table cut by time will find a partition."""
+    """How long inserts into a table cut by time will find a partition of their time."""
 
     until: datetime | None  # None: for ever
     left: timedelta | None
     alarm: timedelta
     low: bool  # below the alarm, and no default partition that would take the rows
+    has_default: bool  # rows from `until` on are taken by it, and do not fail
 
 
 def horizon(
@@ -36,6 +37,7 @@ def horizon(
         left=left,
         alarm=threshold,
         low=left is not None and left < threshold and not has_default,
+        has_default=has_default,
     )
 
 
@@ -54,13 +56,15 @@ class Cut:
 
 
 def horizon_json(found: Horizon) -> dict[str, Any]:
-    """The horizon in days until inserts fail; null where there is no end."""
+    """The horizon in days until inserts fail, or go to the default partition where there is one;
+    null where there is no end."""
     days = None if found.left is None else round(found.left.total_seconds() / 86_400, 3)
     return {
         "until": utc(found.until),
         "horizon_days": days,
         "alarm_days": round(found.alarm.total_seconds() / 86_400, 3),
         "low": found.low,
+        "has_default": found.has_default,
     }
 
 

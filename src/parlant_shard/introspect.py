@@ -41,7 +41,7 @@ from parlant_shard.catalog import (
     View,
 )
 from parlant_shard.control import Epoch
-from parlant_shard.errors import PrivilegeError, ServerError
+from parlant_shard.errors import ServerError
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Isolation
 
@@ -135,10 +135,12 @@ def introspect(
     namespace: str,
     topology: str = "",
     epochs: Mapping[str, Epoch | None] | None = None,
+    server: str = "",
 ) -> Catalog:
     """Read everything of `namespace` and our own rows that belong to `topology`.
 
-    `epochs` says what the control column of a partitioned table counts, where that is a number.
+    `server` is what messages call it. `epochs` says what the control column of a partitioned table
+    counts, where that is a number.
     """
     if connection.info.server_version < 150000:
         raise ServerError(
@@ -149,7 +151,7 @@ def introspect(
         )
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        return _read(connection, namespace, topology, epochs or {})
+        return _read(connection, namespace, topology, epochs or {}, server)
 
 
 def _read(
@@ -157,6 +159,7 @@ def _read(
     namespace: str,
     topology: str,
     epochs: Mapping[str, Epoch | None],
+    server: str,
 ) -> Catalog:
     relations = _all(connection, "relations", namespace=namespace)
     columns = _grouped(connection, "columns", "oid", namespace)
@@ -202,7 +205,7 @@ def _read(
         if row["type"] in {"d", "c"}:
             unsupported.append(f'{others[row["name"]]} "{row["name"]}"')
 
-    internal = _internal(connection, topology)
+    internal = _internal(connection, topology, server)
     return Catalog(
         extensions=frozenset(r["name"] for r in _all(connection, "extensions")),
         enums={
@@ -512,19 +515,12 @@ def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
     return found
 
 
-def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
+def _internal(connection: db.Connection, topology: str, server: str) -> dict[str, Any]:
     schema = next(iter(_all(connection, "internal_schema")), None)
     if schema is None:
         return {}
-    user = connection.info.user
     if not schema["usable"]:
-        raise PrivilegeError(
-            f'role "{user}" may not use schema "parlant_shard" of database '
-            f'"{connection.info.dbname}"',
-            code="PS413",
-            hint=f'connect as "{schema["owner"]}", who applied the topology before, or as a member '
-            "of that role",
-        )
+        raise db.not_usable(connection, server, schema["owner"])
     if schema["ours"] == 0 and not schema["filled"]:
         return {}  # made beforehand, to grant on it: ours to fill
     row = None
@@ -536,8 +532,8 @@ def _internal(connection: db.Connection, topology: str) -> dict[str, Any]:
     )
     if row is None or lacks:
         raise ServerError(
-            f'schema "parlant_shard" of database "{connection.info.dbname}" is not what '
-            "parlant-shard made: some of its tables are missing or of somebody else",
+            f'server "{server}": schema "parlant_shard" of database "{connection.info.dbname}" is '
+            "not what parlant-shard made: some of its tables are missing or of somebody else",
             code="PS414",
             hint="restore it from a backup; or, where nothing was applied there, DROP SCHEMA "
             "parlant_shard CASCADE",

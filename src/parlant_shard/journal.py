@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from parlant_shard import db
 from parlant_shard.db import Connection
-from parlant_shard.errors import PrivilegeError
 from parlant_shard.plan import Plan, Step
 from parlant_shard.sqlfiles import queries
 
@@ -31,19 +31,14 @@ class Run:
     detail: str | None
 
 
-def exists(connection: Connection) -> bool:
-    """Whether our schema is there. Raises PrivilegeError (PS413) where the role may not use it."""
+def exists(connection: Connection, server: str) -> bool:
+    """Whether our schema is on a server. Raises PrivilegeError (PS413) where the role may not use
+    it."""
     row = connection.execute(queries("journal")["schema"]).fetchone()
     if row is None:
         return False
     if not row["usable"]:
-        raise PrivilegeError(
-            f'role "{connection.info.user}" may not use schema "parlant_shard" of database '
-            f'"{connection.info.dbname}"',
-            code="PS413",
-            hint=f'connect as "{row["owner"]}", who applied the topology before, or as a member of '
-            "that role",
-        )
+        raise db.not_usable(connection, server, row["owner"])
     return bool(row["present"])
 
 

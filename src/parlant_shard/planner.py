@@ -142,6 +142,7 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
                 namespace=topology.namespace,
                 topology=topology.name,
                 epochs=topology.epochs,
+                server=server,
             )
             isolation = topology.isolation
             named = {isolation.role, isolation.analytics} if server in with_tables else set()

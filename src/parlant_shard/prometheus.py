@@ -57,6 +57,17 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def fault(file: Path) -> str | None:
+    """Why the file cannot be written, as far as that can be told beforehand; None where it can."""
+    if file.is_dir():
+        return f'"{file}" is a directory'
+    if not file.parent.is_dir():
+        return f'directory "{file.parent}" does not exist'
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        return f'directory "{file.parent}" cannot be written to'
+    return None
+
+
 def write(file: Path, text: str) -> None:
     """Replace the file in one step: a collector never reads half of it. Raises OSError."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

@@ -80,17 +80,7 @@ def status_text(found: Mapping[str, Any]) -> str:
         parts.append(
             table(
                 ["table", "shard", "partitions", "inserts fail from", "in days", ""],
-                [
-                    [
-                        h["table"],
-                        h["shard"],
-                        h["partitions"],
-                        h["until"] or "never",
-                        "" if h["horizon_days"] is None else f"{h['horizon_days']:.1f}",
-                        "LOW: run maintain" if h["low"] else "",
-                    ]
-                    for h in found["horizons"]
-                ],
+                [[h["table"], h["shard"], h["partitions"], *_reach(h)] for h in found["horizons"]],
             )
         )
     pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
@@ -112,6 +102,16 @@ def status_text(found: Mapping[str, Any]) -> str:
             + (f"\n  {run_['detail']}" if run_["detail"] else "")
         )
     return "\n\n".join(parts)
+
+
+def _reach(horizon: Mapping[str, Any]) -> tuple[str, str, str]:
+    """From when inserts fail, in how many days, and what to say of it."""
+    if horizon["until"] is None:
+        return "never", "", ""
+    if horizon["has_default"]:
+        return "never", "", f"from {horizon['until']} on the default partition takes the rows"
+    days = f"{horizon['horizon_days']:.1f}"
+    return horizon["until"], days, "LOW: run maintain" if horizon["low"] else ""
 
 
 def history_text(past: Mapping[str, Any]) -> str:

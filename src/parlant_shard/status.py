@@ -69,7 +69,7 @@ def _server(topology: Topology, name: str) -> dict[str, Any]:
     try:
         with db.session(topology, name) as connection:
             version = connection.info.parameter_status("server_version")
-            if not journal.exists(connection):
+            if not journal.exists(connection, name):
                 return {**empty, "version": version}
             params = {"topology": topology.name, "namespace": topology.namespace}
             found: dict[str, Any] = {
@@ -151,7 +151,7 @@ def run_json(run: journal.Run) -> dict[str, Any]:
 def history(topology: Topology) -> dict[str, Any]:
     """Return `{runs, audit, trail}`: runs and audit rows, newest first, and the chain's state."""
     with db.session(topology, topology.coordinator) as connection:
-        if not journal.exists(connection):
+        if not journal.exists(connection, topology.coordinator):
             return {"runs": [], "audit": [], "trail": trail_json(trail.Chain())}
         return {
             "runs": [run_json(r) for r in journal.history(connection, topology.name)],
@@ -172,7 +172,7 @@ def trail_json(chain: trail.Chain) -> dict[str, Any]:
 def workspaces(topology: Topology) -> list[dict[str, Any]]:
     """The directory: every workspace with its shard, server and state."""
     with db.session(topology, topology.coordinator) as connection:
-        if not journal.exists(connection):
+        if not journal.exists(connection, topology.coordinator):
             raise ShardError(
                 f'topology "{topology.name}" has not been applied yet',
                 code="PS520",

@@ -613,7 +613,7 @@ def test_a_role_that_may_not_see_our_schema(
             bench.file,
             exit_code=4,
             code="PS413",
-            message=f'role "{plain}" may not use schema "parlant_shard" of database '
+            message=f'server "core": role "{plain}" may not use schema "parlant_shard" of database '
             f'"{database_name(core)}"',
             hint=f'connect as "{owner}", who applied the topology before, or as a member of that '
             "role",

@@ -425,7 +425,7 @@ def test_the_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> N
     assert "a (s1)" in out
     assert "timestamps, " in out
     for wrong in ("soon", "0 days", "11 years"):
-        assert run(["forecast", str(file), "--horizon", wrong]) == Exit.CONFIG
+        assert run(["forecast", str(file), "--horizon", wrong]) == Exit.USAGE
         assert "PS570" in capsys.readouterr()[1]
 
 

@@ -14,7 +14,7 @@ from protocol import SCHEMA, Layout, World, layout
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
-from parlant_shard.errors import Exit, TopologyError
+from parlant_shard.errors import Exit, UsageError
 from parlant_shard.maintain import Report
 from parlant_shard.maintain.tasks import Noun
 from parlant_shard.planner import make_plan
@@ -346,7 +346,7 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert oct(metrics.stat().st_mode)[-3:] == "644"
     assert [p.name for p in tmp_path.iterdir() if "prom" in p.name] == ["shards.prom"]
     for no in ("yesterday", "", "0001-01-01", "9999-12-31T23:59:59Z"):
-        assert run(["maintain", file, "--now", no]) == 4, no
+        assert run(["maintain", file, "--now", no]) == Exit.USAGE, no
         assert "PS157" in capfd.readouterr().err
     assert run(["maintain", file, "--metrics-file", str(tmp_path / "no" / "x.prom")]) == 1
     assert run(["status", file, "--output", "json"]) == 0
@@ -360,7 +360,7 @@ def test_moments() -> None:
     for text in ("2027-01-31T12:00:00Z", "2027-01-31 12:00", "2027-01-31T14:00+02:00"):
         assert upkeep.moment(text) == noon
     for text in ("", "now", "2027-13-01", "0001-01-01T00:00:00+14:00"):
-        with pytest.raises(TopologyError):
+        with pytest.raises(UsageError):
             upkeep.moment(text)
 
 

@@ -17,7 +17,7 @@ from parlant_shard.cli.shell import (
     tell,
     write_json,
 )
-from parlant_shard.errors import Exit, TopologyError
+from parlant_shard.errors import Exit, UsageError
 from parlant_shard.topology import Interval
 
 archive_app = typer.Typer(no_args_is_help=True, help="Archived partitions.")
@@ -112,7 +112,7 @@ def _span(text: str) -> Interval:
     try:
         return Interval.parse(text)
     except ValueError as error:
-        raise TopologyError(
+        raise UsageError(
             f"--keep: {error}",
             code="PS556",
             hint='write a number and a unit, e.g. "30 days" or "6 months"',

@@ -12,7 +12,16 @@ import typer
 from typer.exceptions import TyperException
 
 from parlant_shard import prometheus, render
-from parlant_shard.cli.shell import TopologyFile, app, complain, load, options, tell, write_json
+from parlant_shard.cli.shell import (
+    METRICS_HINT,
+    TopologyFile,
+    app,
+    complain,
+    load,
+    options,
+    tell,
+    write_json,
+)
 from parlant_shard.errors import CannotConnect, Exit, ShardError
 from parlant_shard.topology import Interval, Topology
 
@@ -115,6 +124,10 @@ def monitor(
     """Sizes, use of tables and indexes, buffer hits and slow statements, over all shards."""
     from parlant_shard import observe
 
+    unwritable = None if metrics_file is None else prometheus.fault(metrics_file)
+    if unwritable is not None:
+        complain("PS902", unwritable, METRICS_HINT)
+        return Exit.FAILED
     topology = load(file)
     found = observe.monitor(topology)
     data = found.to_json()

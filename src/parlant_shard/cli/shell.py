@@ -18,6 +18,8 @@ from parlant_shard.topology import Topology, load_topology
 
 FORMAT_VERSION = 1
 
+METRICS_HINT = "give --metrics-file a file in the collector's directory, which our user may write"
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from parlant_shard import prometheus, render
-from parlant_shard.cli.shell import Progress, TopologyFile, app, complain, load, options, write_json
+from parlant_shard.cli.shell import (
+    METRICS_HINT,
+    Progress,
+    TopologyFile,
+    app,
+    complain,
+    load,
+    options,
+    write_json,
+)
+from parlant_shard.errors import Exit
 from parlant_shard.plan import Plan
 
 
@@ -37,6 +47,10 @@ def maintain(
     from parlant_shard import maintain as upkeep
 
     moment = None if now is None else upkeep.moment(now)
+    unwritable = None if metrics_file is None else prometheus.fault(metrics_file)
+    if unwritable is not None:
+        # Told first, and partitions are made all the same: inserts must not fail for a metric.
+        complain("PS902", f"no metrics will be written: {unwritable}", METRICS_HINT)
     topology = load(file)
     progress = Progress()
 
@@ -50,7 +64,7 @@ def maintain(
         now=moment,
         dry_run=dry_run,
         move=move_limit if move_default_rows else None,
-        sizes=metrics_file is not None and not dry_run,
+        sizes=metrics_file is not None and unwritable is None and not dry_run,
         listener=progress,
         confirm=count,
     )
@@ -61,6 +75,8 @@ def maintain(
     for failure in report.failures:
         if not options.json:
             complain(failure.code, failure.message, failure.hint)
+    if unwritable is not None:
+        return report.exit_code or Exit.FAILED
     if metrics_file is not None and not dry_run:
         prometheus.write(metrics_file, upkeep.metrics(report, time.time()))
     return report.exit_code

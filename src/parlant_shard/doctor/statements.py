@@ -243,7 +243,9 @@ def try_statements(
     base = None
     if origin is not None:
         with db.session(topology, origin) as connection:
-            base = introspect(connection, namespace=topology.namespace, topology=topology.name)
+            base = introspect(
+                connection, namespace=topology.namespace, topology=topology.name, server=origin
+            )
     dsn = db.conninfo(topology, server.name)
     with scratch.scratch_database(dsn, server.name) as connection:
         if base is None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from parlant_shard.errors import ShardError, TopologyError
+from parlant_shard.errors import ShardError, UsageError
 from parlant_shard.forecast import advice, series
 from parlant_shard.forecast.model import GRID
 from parlant_shard.forecast.outlook import Outlooks, outlooks
@@ -24,13 +24,13 @@ HORIZON = Interval(12, "month")
 
 
 def span(text: str) -> Interval:
-    """Read --horizon: a span of time up to ten years. Raises TopologyError (PS570)."""
+    """Read --horizon: a span of time up to ten years. Raises UsageError (PS570)."""
     try:
         found = Interval.parse(text)
     except ValueError:
         found = Interval(0, "day")
     if not found or _days(found) > GRID[-1]:
-        raise TopologyError(
+        raise UsageError(
             f'"{text}" is not a span that can be forecast',
             code="PS570",
             hint='write a number and a unit, e.g. "6 months" or "1 year", up to 10 years',

@@ -131,7 +131,7 @@ def measure(topology: Topology, server: str, now: datetime) -> Measured:
     """Read one server. Raises ServerError."""
     found = Measured(server=server)
     with db.session(topology, server, doing="measuring growth") as connection:
-        if not journal.exists(connection):
+        if not journal.exists(connection, server):
             found.applied = False
             return found
         connection.execute(

@@ -17,13 +17,19 @@ from parlant_shard.names import HASH_DIGITS, brief, leaf_item, suffixed
 
 
 def newest(leaves: Iterable[Table]) -> Table | None:
-    """The partition that reaches furthest; a default partition is a pattern of last resort."""
+    """The partition that reaches furthest; a default partition is a pattern of last resort.
+
+    One that somebody made by hand may lack the keys of the others, or be UNLOGGED: what all
+    partitions to come would lack must not be decided by it.
+    """
+
+    def rank(leaf: Table) -> tuple[bool, int, bool, datetime]:
+        assert leaf.bound is not None
+        furthest = leaf.bound.upper or datetime.max
+        return not leaf.bound.default, len(leaf.keys), not leaf.unlogged, furthest
+
     found = [leaf for leaf in leaves if leaf.bound is not None and not leaf.detach_pending]
-    return max(
-        found,
-        key=lambda t: (not t.bound.default, t.bound.upper or datetime.max) if t.bound else (False,),
-        default=None,
-    )
+    return max(found, key=rank, default=None)
 
 
 def like(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -45,6 +45,14 @@ class Failure:
             hint=error.hint,
             shard=shard,
             table=table,
+        )
+
+    def also(self, more: int, table: str, last: str) -> Failure:
+        """The same failure for `more` further partitions, up to this one."""
+        what = "partition" if more == 1 else "partitions"
+        return replace(
+            self,
+            message=f'{self.message}; the same for {more} more {what} of "{table}", up to "{last}"',
         )
 
 
@@ -278,7 +286,7 @@ def report_text(report: Report) -> str:
 # --- Prometheus -----------------------------------------------------------------------------------
 
 _HELP = {
-    "partition_horizon_seconds": "Time until inserts into a table find no partition.",
+    "partition_horizon_seconds": "Time until inserts find no partition but a default one.",
     "partition_horizon_alarm_seconds": "The horizon below which something is wrong.",
     "partition_horizon_low": "Whether the horizon is below its alarm.",
     "partitions": "Attached partitions of a table.",

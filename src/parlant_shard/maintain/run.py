@@ -16,7 +16,7 @@ import psycopg
 from parlant_shard import db, journal, trail
 from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
-from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, TopologyError
+from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, UsageError
 from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
 from parlant_shard.maintain.report import Failure, Report, figures
 from parlant_shard.maintain.site import COUNTED, Site
@@ -38,7 +38,7 @@ Users = dict[tuple[int | None, str], dict[str, object]]
 def moment(text: str) -> datetime:
     """Read --now: ISO 8601 with Z or an offset, or bare for UTC. Returns UTC without zone.
 
-    Raises TopologyError (PS157), also outside the years 1900 to 2999: the partitions around a
+    Raises UsageError (PS157), also outside the years 1900 to 2999: the partitions around a
     moment must not pass the ends of the calendar.
     """
     try:
@@ -48,7 +48,7 @@ def moment(text: str) -> datetime:
         if not 1900 <= found.year <= 2999:
             raise ValueError(f"the year {found.year}")
     except (ValueError, OverflowError) as error:
-        raise TopologyError(
+        raise UsageError(
             f'"{text}" is not a moment that can be taken',
             code="PS157",
             hint="write ISO 8601: 2027-01-31, 2027-01-31T12:00:00Z, 2027-01-31T12:00:00+02:00; the "
@@ -204,6 +204,8 @@ class _Run:
             if error.code == "PS501":
                 raise
             self.failed[server] = error
+        except psycopg.Error as error:
+            self.failed[server] = db.wrap(error, server=server, doing="opening it")
 
     def clock(self, found: dict[str, Found]) -> datetime:
         """The coordinator's clock, the same that `apply` goes by; else that of whoever answers."""
@@ -213,7 +215,7 @@ class _Run:
         return datetime.now(UTC).replace(tzinfo=None)  # for the report: nothing will be done
 
     def execute(self, plan: Plan, work: list[Task], report: Report) -> None:
-        recorded = self._start(plan)
+        recorded = self._start(plan, report)
         state = "interrupted"
         try:
             lanes = [
@@ -234,6 +236,9 @@ class _Run:
                     raise
             for lane in lanes:
                 report.failures += lane.failures
+            gone = {f.server for f in report.failures if f.table is None}
+            for lane in lanes:
+                report.failures += [f for peer, f in lane.unreached.items() if peer not in gone]
                 report.postponed += lane.postponed
                 report.done += lane.done
                 report.archived += lane.archived
@@ -244,19 +249,24 @@ class _Run:
             if recorded:
                 self._finish(state, report)
 
-    def _start(self, plan: Plan) -> bool:
+    def _start(self, plan: Plan, report: Report) -> bool:
         """Record the run on the coordinator, where it can be reached and there is work."""
         site = self.sites[self.topology.coordinator]
         if not site.is_open or site.server in self.failed:
             return False
-        site.interrupt_dead(
-            alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
-        )
-        if not plan.steps:
+        try:
+            site.interrupt_dead(
+                alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
+            )
+            if not plan.steps:
+                return False
+            journal.begin(
+                site.connection, self.run_id, plan, command="maintain", fingerprint=plan.fingerprint
+            )
+        except psycopg.Error as error:
+            wrapped = db.wrap(error, server=site.server, doing="recording the run")
+            report.failures.append(Failure.of(wrapped, server=site.server))
             return False
-        journal.begin(
-            site.connection, self.run_id, plan, command="maintain", fingerprint=plan.fingerprint
-        )
         return True
 
     def _finish(self, state: str, report: Report) -> None:
@@ -296,6 +306,9 @@ class _Lane(Executor):
         self.failures: list[Failure] = []
         self.postponed: list[str] = []
         self.moved: list[Moved] = []
+        self.unreached: dict[str, Failure] = {}  # by the server that foreign tables are on
+        # What failed in the same way for several partitions: (place in failures, the first, count).
+        self.alike: dict[tuple[str, str, str], tuple[int, Failure, int]] = {}
 
     def interrupt(self) -> None:
         self._interrupt()
@@ -311,10 +324,14 @@ class _Lane(Executor):
                 self.noun, self.task = task.noun, task
                 if task.noun is Noun.ARCHIVE and task.table in unequipped:
                     continue
-                if task.noun is Noun.DETACH and (task.table in blocked or self._put_off(task)):
-                    blocked.add(task.table)
+                if task.noun is Noun.DETACH and task.table in blocked:
+                    continue
+                if task.peer in self.unreached:
                     continue
                 try:
+                    if task.noun is Noun.DETACH and self._put_off(task):
+                        blocked.add(task.table)
+                        continue
                     if task.given_up is not None:
                         raise ApplyFailed(
                             f'server "{task.server}": {task.given_up.message}',
@@ -332,10 +349,11 @@ class _Lane(Executor):
                     blocked.add(task.table)
                     if error.code == "PS540":
                         unequipped.add(task.table)
+                    if not self._lives():
+                        self._lost(task, error)
+                        return
                     if not self._gave_up(task):
                         self._failed(task, error)
-                    if not self._lives():
-                        return
         finally:
             self.close()
 
@@ -345,10 +363,47 @@ class _Lane(Executor):
         self.archived.append(archive(self, step, self.task.archive))
 
     def _failed(self, task: Task, error: ShardError) -> None:
-        self.failures.append(
-            Failure.of(error, server=task.server, shard=task.shard, table=task.table)
-        )
+        if task.peer is not None and _state(error).startswith("08"):
+            self._unreached(task.peer, task, error)
+            return
+        failure = Failure.of(error, server=task.server, shard=task.shard, table=task.table)
+        if task.partition is not None:
+            key = (task.table, error.code, error.message.replace(task.partition, ""))
+            place, first, more = self.alike.get(key, (len(self.failures), failure, -1))
+            self.alike[key] = (place, first, more + 1)
+            if more >= 0:
+                self.failures[place] = first.also(more + 1, task.table, task.partition)
+                return
+        self.failures.append(failure)
         self.listener("note", None, f"failed: {error.message}")
+
+    def _unreached(self, peer: str, task: Task, error: ShardError) -> None:
+        """A foreign table's server does not answer: nor will it for the other tables."""
+        said = str(error.__cause__).strip().splitlines()[0]
+        message = (
+            f'server "{task.server}" cannot reach server "{peer}", so statistics of its foreign '
+            f"tables are not taken: {db.redact(said)}"
+        )
+        self.unreached[peer] = Failure(
+            server=task.server,
+            code=error.code,
+            message=message,
+            hint="look whether that server runs and, where one server sees another at another "
+            "address than we do, at its `peer_dsn`; the next run takes them",
+            table=task.table,
+        )
+
+    def _lost(self, task: Task, error: ShardError) -> None:
+        """The session with the locks is gone: one message, where the error tells the same."""
+        if error.code in {"PS512", "PS516"} or _state(error).startswith(("none", "08", "57P")):
+            self.failures.append(Failure.of(error, server=self.site.server))
+            self.listener("note", None, f"failed: {error.message}")
+            return
+        self._failed(task, error)
+        try:
+            self._check_lock()
+        except ShardError as lost:
+            self.failures.append(Failure.of(lost, server=self.site.server))
 
     def _gave_up(self, task: Task) -> bool:
         """Whether it failed because a transaction did not end: the next run tries again."""
@@ -367,10 +422,7 @@ class _Lane(Executor):
     def _lives(self) -> bool:
         try:
             self._check_lock()
-        except ShardError as error:
-            known = {f.message for f in self.failures}
-            if error.message not in known:
-                self.failures.append(Failure.of(error, server=self.site.server))
+        except ShardError:
             return False
         return True
 
@@ -401,18 +453,21 @@ class _Lane(Executor):
     def _outlasts(self, step: Step, look: Callable[[], Users]) -> str | None:
         """Wait for the transactions that are there now; name one that is still there at the end."""
         deadline = time.monotonic() + READERS
-        waiting = look()
         told = False
-        while waiting and not self.stop.is_set():
-            if time.monotonic() > deadline:
-                return _who(next(iter(waiting.values())))
-            if not told and time.monotonic() > deadline - READERS + 1:
-                self.listener("wait", step, f"waiting for {_who(next(iter(waiting.values())))}")
-                told = True
-            self.stop.wait(0.2)
-            # Who came later is not waited for: on a busy table somebody always comes.
-            now = look()
-            waiting = {k: v for k, v in now.items() if k in waiting}
+        try:
+            waiting = look()
+            while waiting and not self.stop.is_set():
+                if time.monotonic() > deadline:
+                    return _who(next(iter(waiting.values())))
+                if not told and time.monotonic() > deadline - READERS + 1:
+                    self.listener("wait", step, f"waiting for {_who(next(iter(waiting.values())))}")
+                    told = True
+                self.stop.wait(0.2)
+                # Who came later is not waited for: on a busy table somebody always comes.
+                now = look()
+                waiting = {k: v for k, v in now.items() if k in waiting}
+        except psycopg.Error as error:
+            raise self._failure(step, error) from error
         return None
 
     def _move(self, task: Task) -> None:
@@ -447,6 +502,12 @@ class _Lane(Executor):
                 self.moved.append(task.moves)
                 return
         self._postpone(task, "rows stay in the default partition, which is being written to")
+
+
+def _state(error: ShardError) -> str:
+    """The SQLSTATE of an error's cause; "none" where the connection was lost."""
+    cause = error.__cause__
+    return (cause.sqlstate or "none") if isinstance(cause, psycopg.Error) else ""
 
 
 def _who(user: dict[str, object]) -> str:

@@ -98,7 +98,7 @@ class Site:
     def read(self, listener: Listener, *, only: str | None = None) -> Found:
         """Take the locks on the tables (on `only` one), end what dead runs left, and read."""
         try:
-            if not journal.exists(self.connection):
+            if not journal.exists(self.connection, self.server):
                 raise ShardError(
                     f'topology "{self.topology.name}" has not been applied on server '
                     f'"{self.server}" yet',
@@ -148,6 +148,7 @@ class Site:
             namespace=namespace,
             topology=self.topology.name,
             epochs=self.topology.epochs,
+            server=self.server,
         )
         if catalog.internal_version != INTERNAL_VERSION:
             raise SchemaError(

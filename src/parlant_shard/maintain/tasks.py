@@ -14,8 +14,18 @@ from typing import Any
 
 from parlant_shard import changes as c
 from parlant_shard import control, partitions
-from parlant_shard.catalog import Bound, Catalog, Check, Facts, ForeignKey, Managed, Relkind, Table
-from parlant_shard.ddl import control_of
+from parlant_shard.catalog import (
+    Bound,
+    Catalog,
+    Check,
+    Facts,
+    ForeignKey,
+    Managed,
+    Relkind,
+    Retired,
+    Table,
+)
+from parlant_shard.ddl import Ddl, control_of, render
 from parlant_shard.diff import GUARD, by_parent, guarded
 from parlant_shard.maintain import indexes, leaf
 from parlant_shard.maintain.defaults import MOST, Contents
@@ -64,7 +74,9 @@ CHANGES_PARTITIONS = frozenset({Noun.FINALISE, Noun.PREMAKE, Noun.MOVE, Noun.DET
 class Task:
     """One kind of work on one shard table. `given_up` says why it cannot even begin.
 
-    An urgent premake is one for rows of now or of the next interval: inserts fail without it.
+    `partition` is the one that it is about, where it is about one; `peer` the server that a foreign
+    table is on. An urgent premake is one for rows of now or of the next interval: inserts fail
+    without it.
     """
 
     server: str
@@ -77,6 +89,8 @@ class Task:
     urgent: bool = False
     archive: c.ArchivePartition | None = None
     moves: Moved | None = None
+    partition: str | None = None
+    peer: str | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -180,7 +194,7 @@ class _Tasks:
             or taken < self.found.facts.now - age
             or (managed.shard, managed.logical) in self.others[shard.server]
         ):
-            yield task
+            yield replace(task, peer=shard.server)
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
         every = tuple(self.leaves.get(table.name, ()))
@@ -218,7 +232,7 @@ class _Tasks:
             (Noun.ROLL, rolled),
             (Noun.VALIDATE, _validate(on, table, leaves)),
             (Noun.DETACH, self._detach(on, managed, leaves)),
-            (Noun.ARCHIVE, self._archive(on, managed)),
+            (Noun.ARCHIVE, self._archive(on, managed, table)),
         )
         for noun, planned in work:
             changes = list(planned)
@@ -246,6 +260,10 @@ class _Tasks:
             given_up=given_up,
             archive=next((x for x in changes if isinstance(x, c.ArchivePartition)), None),
             moves=next((self._moved(x) for x in changes if isinstance(x, c.MoveRows)), None),
+            partition=next(
+                (x.table.name for x in changes if isinstance(x, c.OnTable) and noun in _ONE_BY_ONE),
+                None,
+            ),
         )
 
     def _moved(self, change: c.MoveRows) -> Moved:
@@ -292,6 +310,12 @@ class _Tasks:
             found.append(c.FinalizeDetach(**here))
             if any(r.name == table.name for r in self.live.retired):
                 found.append(c.SettleDetach(**here, now=self.now))
+            else:
+                self.notices.append(
+                    f'partition "{table.name}" of "{managed.name}" on server "{on["server"]}" is '
+                    "detached by somebody else: its rows stay in it, nobody archives it, and its "
+                    "range gets a new partition where it is not expired"
+                )
         for row in self.live.retired:
             if row.parent != managed.name or row.state != "detaching" or not row.present:
                 continue
@@ -309,8 +333,17 @@ class _Tasks:
         rolling: Mapping[str, timedelta],
     ) -> Iterator[c.Change | GivenUp]:
         partition = self._partition(managed.logical)
+        if table.partition_by is None:
+            return  # not cut by time, or not yet: a matter for `apply`
         if partition is None or table.partition_by != partition.by:
-            return  # not cut by time (any more): a matter for `plan`
+            says = f'cut by "{partition.by}"' if partition else "not cut by time"
+            yield GivenUp(
+                message=f'table "{table.name}" is partitioned by "{table.partition_by}", and the '
+                f"topology says that it is {says}: nobody makes its partitions",
+                code="PS531",
+                hint="restore `partition:` of the table in the topology file",
+            )
+            return
         bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
         if partition.retention is not None and partition.reaches_back:
             oldest: datetime | None = partitions.before(partition.retention, self.now)
@@ -481,24 +514,56 @@ class _Tasks:
             elif table.name in announced:
                 yield c.ForgetDetach(**here)
 
-    def _archive(self, on: dict[str, Any], managed: Managed) -> Iterator[c.Change]:
+    def _archive(
+        self, on: dict[str, Any], managed: Managed, parent: Table
+    ) -> Iterator[c.Change | GivenUp]:
         """Detached partitions whose grace has passed, the oldest first."""
         partition = self._partition(managed.logical)
-        if partition is None or partition.archive is None:
+        if partition is None:
             return
+        cutoff = partitions.before(partition.retention, self.now) if partition.retention else None
+        again: list[tuple[Retired, Table]] = []
         for row in self.live.retired:
             table = self.live.tables.get(row.name)
             if row.parent != managed.name or row.state != "detached" or not row.present:
                 continue
             if table is None or row.detached_at is None:
                 continue
-            if row.detached_at + partition.grace.timedelta <= self.now:
-                yield c.ArchivePartition(
-                    **{**on, "table": table},
-                    retired=row,
-                    target=partition.archive.shown,
-                    enums=tuple(self.live.enums.values()),
+            if cutoff is None or (row.upper is not None and row.upper > cutoff):
+                again.append((row, table))
+                continue
+            if partition.archive is None or row.detached_at + partition.grace.timedelta > self.now:
+                continue
+            if table.kind is not Relkind.TABLE:
+                yield GivenUp(
+                    message=f'detached partition "{table.name}" is partitioned itself, or a '
+                    "foreign table: it is kept and not archived",
+                    code="PS532",
+                    hint="save its rows where you want them, then drop it",
                 )
+                continue
+            yield c.ArchivePartition(
+                **{**on, "table": table},
+                retired=row,
+                target=partition.archive.shown,
+                enums=tuple(self.live.enums.values()),
+            )
+        if again:
+            self._wanted_again(on, parent, again)
+
+    def _wanted_again(
+        self, on: dict[str, Any], parent: Table, again: list[tuple[Retired, Table]]
+    ) -> None:
+        """The retention grew after a detach: only a person knows whether the rows shall be seen."""
+        row, table = again[0]
+        one = replace(table, bound=Bound(lower=row.lower, upper=row.upper))
+        what = "1 detached partition" if len(again) == 1 else f"{len(again)} detached partitions"
+        self.notices.append(
+            f'{what} of "{parent.name}" on server "{on["server"]}" would not have expired by the '
+            "retention that the topology says now: kept and not archived, and rows in it are not "
+            f"seen; `{render(Ddl(self.topology.namespace).attach(parent, one))}` brings "
+            f'"{table.name}" back'
+        )
 
     def _is_stale(self, name: str) -> bool:
         """By the real clock: statistics were really taken then, whatever --now says."""

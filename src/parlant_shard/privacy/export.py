@@ -219,6 +219,7 @@ def _snapshot(
             namespace=topology.namespace,
             topology=topology.name,
             epochs=topology.epochs,
+            server=server,
         )
         found = holdings(home.shard_map, {server: catalog}, leaves=False)
         mine = [h.name for h in found if _is_asked(h, home)]

@@ -35,7 +35,8 @@ def find_home(topology: Topology, workspace: str) -> Home:
 
 
 def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> Home:
-    shard_map = mapstore.load(coordinator, topology.name) if journal.exists(coordinator) else None
+    applied = journal.exists(coordinator, topology.coordinator)
+    shard_map = mapstore.load(coordinator, topology.name) if applied else None
     if shard_map is None:
         raise ShardError(
             f'topology "{topology.name}" has not been applied yet',

@@ -74,6 +74,7 @@ class Site:
                     namespace=topology.namespace,
                     topology=topology.name,
                     epochs=topology.epochs,
+                    server=server,
                 )
         except psycopg.Error as error:
             self.close()
