@@ -59,8 +59,7 @@ def maintain(
     else:
         typer.echo(upkeep.report_text(report))
     for failure in report.failures:
-        if not options.json:
-            complain(failure.code, failure.message, failure.hint)
+        complain(failure.code, failure.message, failure.hint)
     if metrics_file is not None and not dry_run:
         prometheus.write(metrics_file, upkeep.metrics(report, time.time()))
     return report.exit_code
