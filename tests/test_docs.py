@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from parlant_shard import ddlfile
+from parlant_shard import cli, ddlfile
 from parlant_shard.errors import Exit
 from parlant_shard.plan import NEEDS_ALLOW, Hazard
 from parlant_shard.topology import CODES, json_schema
@@ -70,15 +71,45 @@ def _keys(schema: Any) -> Iterator[str]:
             yield from _keys(value)
 
 
+def test_every_option_is_documented_and_every_documented_option_exists() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in _PAGES)
+    documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", pages))
+    everywhere = re.findall(r"--?[a-z][a-z-]*", cli.app.info.epilog or "")
+    options = [everywhere[:1], everywhere[1:2], everywhere[2:], *_options(get_command(cli.app))]
+    assert not [names for names in options if documented.isdisjoint(names)]
+    long = {name for name in documented if name.startswith("--")}
+    of_others = {"--enable-row-security", "--help"}
+    assert long - {name for names in options for name in names} == of_others
+
+
+def _options(command: Any) -> Iterator[list[str]]:
+    """Give the names of each option of a command and of those below it."""
+    yield from (p.opts for p in command.params if p.opts[0].startswith("-"))
+    for below in getattr(command, "commands", {}).values():
+        yield from _options(below)
+
+
+def test_keys_without_use_are_those_that_a_plan_notes() -> None:
+    page = (_DOCS / "topology.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` .*not used by this release", page, re.MULTILINE) == ["routing"]
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    headings = {_anchor(h) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif "://" not in target:
-            assert (page.parent / target.partition("#")[0]).exists(), target
+        if "://" in target:
+            continue
+        path, _, fragment = target.partition("#")
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        if fragment:
+            assert fragment in _headings(other), target
+
+
+def _headings(page: Path) -> set[str]:
+    text = page.read_text(encoding="utf-8")
+    return {_anchor(h) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
 
 def _anchor(heading: str) -> str:

@@ -393,5 +393,8 @@ def _unused(topology: Topology) -> tuple[str, ...]:
     if topology.routing:
         found.append("`routing:` is checked, but this release does not use it yet")
     if any(server.replicas for server in topology.servers.values()):
-        found.append("`replicas:` are checked, but this release does not use them yet")
+        found.append(
+            "`replicas:` are checked, but queries are not sent there yet: this release reads them "
+            "for `monitor` and `advise` alone"
+        )
     return tuple(found)

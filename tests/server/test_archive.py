@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import stat
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from test_maintain_crash import until, written
 from parlant_shard import maintain as upkeep
 from parlant_shard.archive import listing, making, target
 from parlant_shard.cli import run
+from parlant_shard.errors import Exit
 from parlant_shard.maintain import Report
 from servers import Clusters, database_name
 
@@ -680,6 +682,10 @@ def test_the_list_while_a_server_is_down(
         ("s1", "archived", True),
         ("s2", "archived", False),
     }
+    file.write_text(re.sub(r"dbname=\w+", "dbname=nowhere", text))
+    assert run(["archive", "list", str(file), "--output", "json"]) == Exit.CANNOT_CONNECT
+    found = json.loads(capfd.readouterr().out)["archives"]
+    assert {(e["shard"], e["confirmed"]) for e in found} == {("s1", False), ("s2", False)}
 
 
 def test_a_disk_that_is_not_mounted(world: World) -> None:

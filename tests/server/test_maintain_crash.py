@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -294,6 +295,10 @@ def test_one_server_of_two_is_gone(
         out = capfd.readouterr().out
         assert "nothing to do" not in out, out
         assert "Nothing to advise." not in out, out
+    assert run(["maintain", str(file), "--output", "json"]) == Exit.CANNOT_CONNECT
+    said = capfd.readouterr().err.splitlines()
+    errors = [json.loads(line)["error"] for line in said if line.startswith("{")]
+    assert [(e["code"], bool(e["hint"])) for e in errors] == [("PS401", True)] * 2
 
 
 @pytest.mark.parametrize("closed", ["core", "east"])

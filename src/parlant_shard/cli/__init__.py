@@ -23,6 +23,13 @@ _PARSER_SAW_CTRL_C = 130
 # Importing them registers their commands.
 _ = (archives, change, embedded, looking, routing, upkeep, workspaces)
 
+# `global_options` takes them out wherever they stand, so the option parser cannot list them.
+_EVERYWHERE = "Everywhere: --output text|json (`query`: csv too), --no-color, -v, --verbose"
+for _group in (app, archives.archive_app, embedded.local_app, workspaces.workspace_app):
+    _group.info.epilog = _EVERYWHERE
+    for _command in _group.registered_commands:
+        _command.epilog = _EVERYWHERE
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""

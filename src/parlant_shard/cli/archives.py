@@ -17,7 +17,7 @@ from parlant_shard.cli.shell import (
     tell,
     write_json,
 )
-from parlant_shard.errors import Exit, UsageError
+from parlant_shard.errors import CannotConnect, Exit, UsageError
 from parlant_shard.topology import Interval
 
 archive_app = typer.Typer(no_args_is_help=True, help="Archived partitions.")
@@ -32,7 +32,8 @@ def archive_list(
     """Every archive: on the servers' records and in the targets."""
     from parlant_shard import archive
 
-    found, failed = archive.listing(load(file), verify=verify)
+    topology = load(file)
+    found, failed = archive.listing(topology, verify=verify)
     if options.json:
         write_json({"archives": [e.to_json() for e in found]})
     elif found:
@@ -57,6 +58,8 @@ def archive_list(
             tell(f"{entry.state}: {_printable(entry.detail)}")
     for error in failed.values():
         complain(error.code, error.message, error.hint)
+    if all(isinstance(failed.get(server), CannotConnect) for server in topology.servers):
+        return Exit.CANNOT_CONNECT
     if failed:
         return Exit.FAILED
     damaged = any(e.state in {"missing", "corrupt"} for e in found)

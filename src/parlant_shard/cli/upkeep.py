@@ -73,8 +73,7 @@ def maintain(
     else:
         typer.echo(upkeep.report_text(report))
     for failure in report.failures:
-        if not options.json:
-            complain(failure.code, failure.message, failure.hint)
+        complain(failure.code, failure.message, failure.hint)
     if unwritable is not None:
         return report.exit_code or Exit.FAILED
     if metrics_file is not None and not dry_run:
