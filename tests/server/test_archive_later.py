@@ -358,3 +358,31 @@ def test_a_password_in_a_url_is_not_shown(world: World, capfd: pytest.CaptureFix
     for table in ("retired", "step", "audit"):
         assert "eim" not in str(world.rows(f"SELECT * FROM parlant_shard.{table}")), table
     assert Archive(to="abfs://box@account.net/x").shown == "abfs://box@account.net/x"
+
+
+def test_a_shard_that_is_on_another_server_now(tmp_path: Path, clusters: Clusters) -> None:
+    """When all is archived a shard may change its server; its archives follow it."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout({"s1": ["a"], "s2": ("east", ["b"])}, ddl=ALONE, tables=kept())
+    world.apply(what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a')")
+    name = this_month(world)
+    expire(world, what)
+    there_now = layout({"s1": ("east", ["a"]), "s2": ("east", ["b"])}, ddl=ALONE, tables=kept())
+    # Not applied yet: it goes to where the table is.
+    found = restore(world.load(there_now), name)
+    assert found.server == "core"
+    world.execute(
+        f"ALTER TABLE log_s1 DETACH PARTITION {name}",
+        f"DROP TABLE {name}",
+        "UPDATE parlant_shard.retired SET state = 'archived'",
+    )
+    world.apply(there_now, allow=frozenset({"deletes-data", "drops-object"}))
+    world.execute(f"DROP TABLE {name}", server="east")  # premade by the real clock, and empty
+    found = restore(world.load(there_now), name)
+    assert (found.server, found.rows) == ("east", 1)
+    assert world.value("SELECT count(*) FROM log_global") == 1
+    assert name not in retired(world)
+    assert retired(world, "east")[name][0] == "restored"
+    assert states(world, there_now)[name] == ["restored"]
+    assert restore(world.load(there_now), name).steps == 0
