@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from protocol import SCHEMA, World, layout
 from test_archive import (
     RICH,
@@ -386,3 +388,51 @@ def test_a_shard_that_is_on_another_server_now(tmp_path: Path, clusters: Cluster
     assert retired(world, "east")[name][0] == "restored"
     assert states(world, there_now)[name] == ["restored"]
     assert restore(world.load(there_now), name).steps == 0
+
+
+class Flaky(MemoryFileSystem):
+    """A store that fails in the middle of a file, and keeps what it got when the file is closed."""
+
+    protocol = "flaky"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    failing: ClassVar[str | None] = None
+
+    def _open(self, path: str, mode: str = "rb", **more: Any) -> Any:
+        file = super()._open(path, mode, **more)
+        if mode == "wb" and Flaky.failing and path.endswith(Flaky.failing):
+            whole = file.write
+
+            def write(data: bytes) -> int:
+                whole(data[: len(data) // 2])
+                raise RuntimeError("connection reset")
+
+            file.write = write
+        return file
+
+
+def test_a_store_that_fails_half_way(world: World) -> None:
+    """Nothing is left of it, the table stays, and the next run succeeds."""
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    archive = {"to": "flaky://box/old", "parquet": True}
+    what = layout({"s1": ["a"]}, ddl=ALONE, tables=kept(archive=archive))
+    world.apply(what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a')")
+    name = this_month(world)
+    now = months(now_of(world), 4)
+    topology = world.load(what)
+    upkeep.maintain(topology, now=now)
+    world.execute(f"DELETE FROM parlant_shard.retired WHERE name <> '{name}'")
+    later = now + timedelta(days=8)
+    for Flaky.failing in (".copy.zst", ".parquet", ".json"):
+        report = upkeep.maintain(topology, now=later)
+        assert [(f.code, "connection reset" in f.message) for f in report.failures] == [
+            ("PS541", True)
+        ]
+        assert there(world, name)
+        assert Flaky.store == {}, Flaky.failing
+    Flaky.failing = None
+    assert upkeep.maintain(topology, now=later).failures == []
+    assert not there(world, name)
+    assert {e.state for e in listing(topology, verify=True)[0]} == {"archived"}
+    restore(topology, name)
