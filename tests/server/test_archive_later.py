@@ -436,3 +436,25 @@ def test_a_store_that_fails_half_way(world: World) -> None:
     assert not there(world, name)
     assert {e.state for e in listing(topology, verify=True)[0]} == {"archived"}
     restore(topology, name)
+
+
+def test_sizes_of_a_purged_workspace_are_forgotten(world: World) -> None:
+    """Also where PostgreSQL's statistics still name it."""
+    what = layout({"s1": ["a", "b"]}, ddl=ALONE, tables=kept())
+    world.apply(what)
+    topology = world.load(what)
+    world.execute(
+        "INSERT INTO log_s1 (workspace_id) SELECT w FROM unnest('{a,b}'::text[]) w, "
+        "generate_series(1, 50)",
+        "ANALYZE",
+    )
+    sampled = "SELECT DISTINCT workspace_id FROM parlant_shard.sample WHERE workspace_id <> ''"
+    upkeep.maintain(topology)
+    assert sorted(world.rows(sampled)) == [("a",), ("b",)]
+    privacy.purge(topology, "a", allow=frozenset({"deletes-data"}))
+    assert world.rows(sampled) == [("b",)]
+    world.execute("DELETE FROM parlant_shard.sample")
+    seen = "SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'log_s1' AND inherited"
+    assert "a" in world.value(seen + " AND attname = 'workspace_id'")
+    upkeep.maintain(topology)
+    assert world.rows(sampled) == [("b",)]
