@@ -218,7 +218,7 @@ class _Restoring(Executor):
         if not resumed:
             check_name(row, self.found.catalog, self.name)
         if self.beside:
-            check_ddl(self.site.connection, self.manifest, self.parent)
+            check_ddl(self.site.connection, self.manifest, self.parent, self.leaves)
         else:
             check_range(self.manifest, self.shape.leaves, self.found.defaults)
             check_columns(self.manifest, self.parent)
