@@ -14,6 +14,7 @@ import pytest
 from parlant_shard.archive import parquet
 from parlant_shard.archive.manifest import ArchiveColumn
 from parlant_shard.errors import TopologyError
+from parlant_shard.privacy.export import _safe
 from parlant_shard.privacy.tarball import Tarball
 
 CHUNK = 1 << 20
@@ -65,3 +66,12 @@ def test_an_export_to_a_disk_that_is_full(tmp_path: Path) -> None:
     assert "a.tar.part" in caught.value.message
     assert "file too large" in caught.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_members_of_an_export_have_names_of_their_own() -> None:
+    """`tar -xO` would print two of one name as one."""
+    tables = ["a/b", "a\\b", "a_b", "a%2Fb", "Žluť"]
+    found = [_safe(name) for name in tables]
+    assert len(set(found)) == len(tables)
+    assert not [name for name in found if "/" in name or "\\" in name]
+    assert found[-1] == "Žluť"

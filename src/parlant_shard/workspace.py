@@ -27,7 +27,8 @@ def choose_shard(topology: Topology, workspace: str, to: str | None) -> str:
         raise TopologyError(
             f'workspace "{workspace}" is on shard "{listed[workspace]}" already',
             code="PS320",
-            hint="an empty workspace changes its shard by an edit of the file and `apply`",
+            hint="an empty workspace changes its shard by an edit of the file and `apply`; take "
+            "one that was purged out of the file and `apply` first",
         )
     if not workspace or "\0" in workspace:
         raise TopologyError(

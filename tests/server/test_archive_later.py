@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from protocol import SCHEMA, World, layout
 from test_archive import (
     RICH,
@@ -202,7 +204,20 @@ def test_statements_of_others_are_not_run(world: World) -> None:
     file.write_text(right.model_copy(update={"ddl": (create, index)}).text())
     assert '"evil"' in refused(world, what, name, beside=True).message
     assert world.value("SELECT count(*) FROM seen") == 0
-    file.write_bytes(text)
+    # An index that only a partition of today has says that the function is the owner's.
+    leaf = next(
+        t
+        for (t,) in world.rows(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'log_s1'::regclass"
+        )
+    )
+    world.execute(
+        "CREATE FUNCTION norm(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'"
+    )
+    index = f"CREATE INDEX i ON public.{name} USING btree (public.norm(body))"
+    file.write_text(right.model_copy(update={"ddl": (create, index)}).text())
+    assert '"norm"' in refused(world, what, name, beside=True).message
+    world.execute(f"CREATE INDEX ON {leaf} (public.norm(body))")
     restore(world.load(what), name, beside=True)
 
 
@@ -358,3 +373,101 @@ def test_a_password_in_a_url_is_not_shown(world: World, capfd: pytest.CaptureFix
     for table in ("retired", "step", "audit"):
         assert "eim" not in str(world.rows(f"SELECT * FROM parlant_shard.{table}")), table
     assert Archive(to="abfs://box@account.net/x").shown == "abfs://box@account.net/x"
+
+
+def test_a_shard_that_is_on_another_server_now(tmp_path: Path, clusters: Clusters) -> None:
+    """When all is archived a shard may change its server; its archives follow it."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout({"s1": ["a"], "s2": ("east", ["b"])}, ddl=ALONE, tables=kept())
+    world.apply(what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a')")
+    name = this_month(world)
+    expire(world, what)
+    there_now = layout({"s1": ("east", ["a"]), "s2": ("east", ["b"])}, ddl=ALONE, tables=kept())
+    # Not applied yet: it goes to where the table is.
+    found = restore(world.load(there_now), name)
+    assert found.server == "core"
+    world.execute(
+        f"ALTER TABLE log_s1 DETACH PARTITION {name}",
+        f"DROP TABLE {name}",
+        "UPDATE parlant_shard.retired SET state = 'archived'",
+    )
+    world.apply(there_now, allow=frozenset({"deletes-data", "drops-object"}))
+    world.execute(f"DROP TABLE {name}", server="east")  # premade by the real clock, and empty
+    found = restore(world.load(there_now), name)
+    assert (found.server, found.rows) == ("east", 1)
+    assert world.value("SELECT count(*) FROM log_global") == 1
+    assert name not in retired(world)
+    assert retired(world, "east")[name][0] == "restored"
+    assert states(world, there_now)[name] == ["restored"]
+    assert restore(world.load(there_now), name).steps == 0
+
+
+class Flaky(MemoryFileSystem):
+    """A store that fails in the middle of a file, and keeps what it got when the file is closed."""
+
+    protocol = "flaky"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    failing: ClassVar[str | None] = None
+
+    def _open(self, path: str, mode: str = "rb", **more: Any) -> Any:
+        file = super()._open(path, mode, **more)
+        if mode == "wb" and Flaky.failing and path.endswith(Flaky.failing):
+            whole = file.write
+
+            def write(data: bytes) -> int:
+                whole(data[: len(data) // 2])
+                raise RuntimeError("connection reset")
+
+            file.write = write
+        return file
+
+
+def test_a_store_that_fails_half_way(world: World) -> None:
+    """Nothing is left of it, the table stays, and the next run succeeds."""
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    archive = {"to": "flaky://box/old", "parquet": True}
+    what = layout({"s1": ["a"]}, ddl=ALONE, tables=kept(archive=archive))
+    world.apply(what)
+    world.execute("INSERT INTO log_s1 (workspace_id) VALUES ('a')")
+    name = this_month(world)
+    now = months(now_of(world), 4)
+    topology = world.load(what)
+    upkeep.maintain(topology, now=now)
+    world.execute(f"DELETE FROM parlant_shard.retired WHERE name <> '{name}'")
+    later = now + timedelta(days=8)
+    for Flaky.failing in (".copy.zst", ".parquet", ".json"):
+        report = upkeep.maintain(topology, now=later)
+        assert [(f.code, "connection reset" in f.message) for f in report.failures] == [
+            ("PS541", True)
+        ]
+        assert there(world, name)
+        assert Flaky.store == {}, Flaky.failing
+    Flaky.failing = None
+    assert upkeep.maintain(topology, now=later).failures == []
+    assert not there(world, name)
+    assert {e.state for e in listing(topology, verify=True)[0]} == {"archived"}
+    restore(topology, name)
+
+
+def test_sizes_of_a_purged_workspace_are_forgotten(world: World) -> None:
+    """Also where PostgreSQL's statistics still name it."""
+    what = layout({"s1": ["a", "b"]}, ddl=ALONE, tables=kept())
+    world.apply(what)
+    topology = world.load(what)
+    world.execute(
+        "INSERT INTO log_s1 (workspace_id) SELECT w FROM unnest('{a,b}'::text[]) w, "
+        "generate_series(1, 50)",
+        "ANALYZE",
+    )
+    sampled = "SELECT DISTINCT workspace_id FROM parlant_shard.sample WHERE workspace_id <> ''"
+    upkeep.maintain(topology)
+    assert sorted(world.rows(sampled)) == [("a",), ("b",)]
+    privacy.purge(topology, "a", allow=frozenset({"deletes-data"}))
+    assert world.rows(sampled) == [("b",)]
+    world.execute("DELETE FROM parlant_shard.sample")
+    seen = "SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'log_s1' AND inherited"
+    assert "a" in world.value(seen + " AND attname = 'workspace_id'")
+    upkeep.maintain(topology)
+    assert world.rows(sampled) == [("b",)]

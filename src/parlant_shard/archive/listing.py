@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from parlant_shard import db
@@ -74,23 +75,31 @@ def listing(
     servers = list(topology.servers)
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(servers)))) as pool:
         found = dict(zip(servers, pool.map(rows, servers), strict=True))
-    entries: list[Entry] = []
+    work: list[Callable[[], Entry]] = []
     seen: set[tuple[str, str]] = set()
     for server in servers:
         for row in found[server]:
             try:
                 target, path = locate(topology, row["logical"], row["archive"])
-                seen.add((target.text, path))
-                entries.append(_recorded(target, path, server, row, verify=verify))
             except ShardError as error:
                 failed.setdefault(f'table "{row["logical"]}"', error)
+                continue
+            seen.add((target.text, path))
+            work.append(partial(_recorded, target, path, server, row, verify=verify))
     for target in targets(topology, failed):
         try:
-            for path in target.manifests(topology.name):
-                if (target.text, path) not in seen:
-                    entries.append(_unrecorded(topology, target, path, failed, verify=verify))
+            paths = target.manifests(topology.name)
         except OSError as error:
             failed[target.text] = trouble(target, "listing archives", error)
+            continue
+        work += [
+            partial(_unrecorded, topology, target, path, failed, verify=verify)
+            for path in paths
+            if (target.text, path) not in seen
+        ]
+    # A store answers each request after a while: several at once.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        entries = list(pool.map(lambda examined: examined(), work))
     entries.sort(key=lambda e: (e.table, e.shard, e.lower or datetime.min, e.partition, e.path))
     return entries, failed
 

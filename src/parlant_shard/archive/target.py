@@ -278,9 +278,10 @@ class Remote(Target):
     def size(self, path: str) -> int | None:
         with _as_os_error():
             self.fs.invalidate_cache()
-            if not self.fs.exists(self._path(path)):
+            try:
+                return int(self.fs.info(self._path(path))["size"])
+            except FileNotFoundError:
                 return None
-            return int(self.fs.size(self._path(path)))
 
     def remove(self, path: str) -> None:
         with _as_os_error():
@@ -321,9 +322,15 @@ class _Uploaded(Pending):
         fs, path = self.remote.fs, self.remote._path(self.path)
         with _as_os_error():
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            with fs.open(path, "wb") as there:
-                while chunk := self.stream.read(1 << 22):
-                    there.write(chunk)
+            try:
+                with fs.open(path, "wb") as there:
+                    while chunk := self.stream.read(1 << 22):
+                        there.write(chunk)
+            except BaseException:
+                # Closing a file completes it in most stores, however little was written.
+                with suppress(Exception):
+                    fs.rm_file(path)
+                raise
         self.stream.close()
 
     def abort(self) -> None:

@@ -303,7 +303,8 @@ def stored(table: Table) -> tuple[str, ...]:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[/\\\0]", "_", name)
+    """A member's name: no directory, and another one for each table."""
+    return re.sub(r"[/\\%]", lambda found: f"%{ord(found[0]):02X}", name)
 
 
 # --- the manifest ---------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def settling(
     last = _directory(home, topology, coordinator, "purged", Stage.SETTLE_MAP)
     if _placed(home, live) == "purged":
         return (last,)
-    return (_placement(home, topology, "purged", Stage.SETTLE), last)
+    return (_placement(home, topology, "purged", Stage.SETTLE, _samples(home, topology)), last)
 
 
 def _placed(home: Home, live: Mapping[str, Catalog]) -> str | None:
@@ -256,13 +256,20 @@ def _directory(home: Home, topology: str, coordinator: str, state: str, stage: S
     )
 
 
-def _placement(home: Home, topology: str, state: str, stage: Stage) -> Step:
+def _placement(home: Home, topology: str, state: str, stage: Stage, *more: Composable) -> Step:
     return _make(
         stage,
         home.server,
         home.shard,
         f'make the placement say that workspace "{home.workspace}" is {state}',
-        (_state("placement", home, topology, state),),
+        (_state("placement", home, topology, state), *more),
+    )
+
+
+def _samples(home: Home, topology: str) -> Composed:
+    """What forecasts keep: how many rows it had."""
+    return SQL("DELETE FROM parlant_shard.sample WHERE topology = {} AND workspace_id = {}").format(
+        Literal(topology), Literal(home.workspace)
     )
 
 

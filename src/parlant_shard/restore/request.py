@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parlant_shard import db
+from parlant_shard import canonical, db
 from parlant_shard.archive import Manifest, Target, examine, locate, recorded_as, targets
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.errors import ArchiveError, CannotConnect
 from parlant_shard.maintain.defaults import Contents
 from parlant_shard.sqlfiles import queries
-from parlant_shard.topology import Topology
+from parlant_shard.topology import Shard, Topology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """An archive with the server it goes to. `path` is the manifest's, `data` the file's.
 
-    `recorded` is what finds it again from `parlant_shard.retired`.
+    `recorded` is what finds it again from `parlant_shard.retired`. `origin` is the server that has
+    the row, where the shard has left it since.
     """
 
     server: str
@@ -30,6 +31,7 @@ class Request:
     data: str
     manifest: Manifest
     recorded: str
+    origin: str | None = None
 
 
 def find_row(topology: Topology, partition: str) -> tuple[str, Retired] | None:
@@ -89,8 +91,10 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
             hint="name the partition that the archive is of, and its topology; the manifest has "
             "the statements to restore it by hand: docs/archive.md",
         )
+    shard, origin = topology.shards.get(manifest.shard), None
+    if row is not None and server is not None and _has_left(topology, server, row, shard):
+        origin, server = server, None
     if server is None:
-        shard = topology.shards.get(manifest.shard)
         if shard is None:
             raise ArchiveError(
                 f'the archive is of shard "{manifest.shard}", which topology "{topology.name}" '
@@ -107,7 +111,18 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
         data=data,
         manifest=manifest,
         recorded=recorded_as(topology, manifest.table, target, path),
+        origin=origin,
     )
+
+
+def _has_left(topology: Topology, server: str, row: Retired, shard: Shard | None) -> bool:
+    """Whether the shard is on another server now, without tables on this one."""
+    if row.state != "archived" or shard is None or shard.server == server:
+        return False
+    parent = f"{canonical.quote(topology.namespace)}.{canonical.quote(row.parent)}"
+    with db.session(topology, server, doing="looking for the table") as connection:
+        found = connection.execute(queries("archive")["has_parent"], {"table": parent}).fetchone()
+    return found is not None and not found["found"]
 
 
 def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:

@@ -25,7 +25,7 @@ from parlant_shard.archive import check, load, settings, tally, trouble
 from parlant_shard.catalog import ForeignKey, Retired, Table
 from parlant_shard.ddl import Ddl, render, text
 from parlant_shard.diff import by_parent
-from parlant_shard.errors import ApplyFailed, ArchiveError, Locked
+from parlant_shard.errors import ApplyFailed, ArchiveError, Locked, ShardError
 from parlant_shard.executor import Executor, Listener, quiet
 from parlant_shard.maintain.site import Site
 from parlant_shard.maintain.tasks import Found
@@ -218,7 +218,7 @@ class _Restoring(Executor):
         if not resumed:
             check_name(row, self.found.catalog, self.name)
         if self.beside:
-            check_ddl(self.site.connection, self.manifest, self.parent)
+            check_ddl(self.site.connection, self.manifest, self.parent, self.leaves)
         else:
             check_range(self.manifest, self.shape.leaves, self.found.defaults)
             check_columns(self.manifest, self.parent)
@@ -245,7 +245,20 @@ class _Restoring(Executor):
                 journal.finish(coordinator, self.run_id, state, detail)
             except psycopg.Error as error:
                 self.listener("note", None, f"the end of the run was not recorded: {error}")
+        if self.request.origin is not None:
+            self._leave(self.request.origin)
         return self._restored(len(steps))
+
+    def _leave(self, origin: str) -> None:
+        """The row on the server that the shard has left: there is another one now."""
+        try:
+            with db.session(self.topology, origin, doing="moving the record") as connection:
+                connection.execute(
+                    queries("archive")["forget"],
+                    {"topology": self.topology.name, "name": self.name},
+                )
+        except ShardError as error:
+            self.listener("note", None, f"the record of the archive stays twice: {error.message}")
 
     def _is_resumed(self) -> bool:
         """Whether an earlier run loaded these very rows, and was killed before the attach."""

@@ -25,10 +25,13 @@ _OF_TABLES = frozenset({pb.CONSTR_CHECK, pb.CONSTR_PRIMARY, pb.CONSTR_UNIQUE, pb
 _BUILT_IN = "pg_catalog"
 
 
-def check_ddl(connection: db.Connection, manifest: Manifest, parent: Table) -> None:
+def check_ddl(
+    connection: db.Connection, manifest: Manifest, parent: Table, leaves: Iterable[Table]
+) -> None:
     """Raise ArchiveError (PS554) where a manifest's statements do more than make the table.
 
-    They may call what the table's parent calls, and functions of PostgreSQL that are not volatile.
+    They may call what the parent and its partitions call, and functions of PostgreSQL that are not
+    volatile.
     """
     try:
         trees = [postgast.parse(text) for text in manifest.ddl]
@@ -37,8 +40,9 @@ def check_ddl(connection: db.Connection, manifest: Manifest, parent: Table) -> N
     first, *others = [s.stmt for tree in trees for s in tree.stmts] or [pb.Node()]
     if not _is_table(manifest, first) or not all(_is_index(manifest, o) for o in others):
         raise _refused(manifest, "holds statements that do not make this one table")
-    _, known = standalone(parent, manifest.namespace, ())
-    called = _called(trees) - _called(map(postgast.parse, known))
+    known = [s for t in (parent, *leaves) for s in standalone(t, manifest.namespace, ())[1]]
+    called = _called(trees)
+    called -= _called(map(postgast.parse, known)) if called else set()
     foreign = {name for schema, name in called if schema != _BUILT_IN}
     rows = connection.execute(
         queries("archive")["volatile"], {"names": sorted({name for _, name in called})}

@@ -44,6 +44,16 @@ SELECT r.name, r.relid::bigint AS relid, r.logical, r.shard, r.parent, r.lower_b
   LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relid AND c.relname = r.name
  WHERE r.topology = %(topology)s AND r.name = %(name)s;
 
+-- name: has_parent
+-- Whether a partitioned table is here, not a foreign table that leads to another server.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.oid = pg_catalog.to_regclass(%(table)s) AND c.relkind = 'p') AS found;
+
+-- name: forget
+-- The record went to the server that has the shard now.
+DELETE FROM parlant_shard.retired r
+ WHERE r.topology = %(topology)s AND r.name = %(name)s AND r.state = 'archived';
+
 -- name: taken
 -- What has the name of a partition that is to come back.
 SELECT pg_catalog.to_regclass(%(table)s) IS NOT NULL AS found;

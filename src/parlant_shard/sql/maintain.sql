@@ -117,7 +117,11 @@ SELECT %(topology)s, s.shard, s.logical, v.workspace, s.rows * v.part, (s.bytes 
        AND t.attname = %(key)s AND t.inherited = s.partitioned
  CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(t.most_common_vals::text::text[]),
                                 pg_catalog.unnest(t.most_common_freqs)) AS v(workspace, part)
- WHERE v.workspace <> '';
+ WHERE v.workspace <> ''
+   -- Statistics name a workspace until the next ANALYZE, also one that was purged.
+   AND NOT EXISTS (SELECT FROM parlant_shard.placement p
+                    WHERE p.topology = %(topology)s AND p.workspace_id = v.workspace
+                      AND p.state IN ('purging', 'purged'));
 
 -- name: thin
 -- Forget samples that are older than a forecast looks back.
