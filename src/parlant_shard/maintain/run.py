@@ -213,7 +213,7 @@ class _Run:
         return datetime.now(UTC).replace(tzinfo=None)  # for the report: nothing will be done
 
     def execute(self, plan: Plan, work: list[Task], report: Report) -> None:
-        recorded = self._start(plan)
+        recorded = self._start(plan, report)
         state = "interrupted"
         try:
             lanes = [
@@ -244,20 +244,32 @@ class _Run:
             if recorded:
                 self._finish(state, report)
 
-    def _start(self, plan: Plan) -> bool:
-        """Record the run on the coordinator, where it can be reached and there is work."""
+    def _start(self, plan: Plan, report: Report) -> bool:
+        """Record the run on the coordinator, where it can be reached and there is work.
+
+        A coordinator that refuses this is left alone, and the other servers are maintained.
+        """
         site = self.sites[self.topology.coordinator]
         if not site.is_open or site.server in self.failed:
             return False
-        site.interrupt_dead(
-            alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
-        )
-        if not plan.steps:
+        try:
+            site.interrupt_dead(
+                alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
+            )
+            if plan.steps:
+                journal.begin(
+                    site.connection,
+                    self.run_id,
+                    plan,
+                    command="maintain",
+                    fingerprint=plan.fingerprint,
+                )
+        except psycopg.Error as error:
+            wrapped = db.wrap(error, server=site.server, doing="recording the run")
+            self.failed[site.server] = wrapped
+            report.failures.append(Failure.of(wrapped, server=site.server))
             return False
-        journal.begin(
-            site.connection, self.run_id, plan, command="maintain", fingerprint=plan.fingerprint
-        )
-        return True
+        return bool(plan.steps)
 
     def _finish(self, state: str, report: Report) -> None:
         detail = "; ".join(f.message for f in report.failures) or None

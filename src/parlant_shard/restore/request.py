@@ -8,7 +8,7 @@ from typing import Any
 
 import postgast
 
-from parlant_shard import db
+from parlant_shard import canonical, db
 from parlant_shard.archive import Manifest, Target, examine, locate, targets
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.errors import ArchiveError, CannotConnect
@@ -70,6 +70,8 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
     found = find_row(topology, partition)
     server, row = found if found is not None else (None, None)
     if archive is None:
+        if row is not None and row.archive is None and row.state == "detached" and row.present:
+            raise _kept(topology, row)
         if row is None or row.archive is None:
             raise ArchiveError(
                 f'no archive of partition "{partition}" is recorded in topology "{topology.name}"',
@@ -100,6 +102,18 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
             )
         server = shard.server
     return Request(server=server, row=row, target=target, path=path, data=data, manifest=manifest)
+
+
+def _kept(topology: Topology, row: Retired) -> ArchiveError:
+    place = canonical.quote(topology.namespace)
+    return ArchiveError(
+        f'partition "{row.name}" is detached and not archived: its rows are still in its table',
+        code="PS548",
+        hint="to attach it again, raise `retention` of its table first, then run ALTER TABLE "
+        f"{place}.{canonical.quote(row.parent)} ATTACH PARTITION "
+        f"{place}.{canonical.quote(row.name)} FOR VALUES FROM (…) TO (…), with the bounds of its "
+        "CHECK",
+    )
 
 
 def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:
