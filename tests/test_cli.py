@@ -121,6 +121,14 @@ def test_the_last_output_wins_and_nothing_leaks_into_the_next_run(
     assert run(capsys, "validate", topology)[1].startswith(f"{topology}: ")
 
 
+@pytest.mark.parametrize("sql", ["-- all of it\nSELECT 1", "--all\nSELECT 1"])
+def test_sql_may_begin_with_a_comment(sql: str) -> None:
+    left = ["route", "t.yaml", "--workspace", "a", "--", sql]
+    assert shell.global_options(["route", "t.yaml", sql, "--workspace", "a"]) == left
+    assert shell.global_options(left) == left
+    assert shell.global_options(["query", "t.yaml", "SELECT 1 --all\n"])[-1] == "SELECT 1 --all\n"
+
+
 @pytest.mark.parametrize("value", ["xml", "", "JSON"])
 def test_another_output(capsys: pytest.CaptureFixture[str], topology: Path, value: str) -> None:
     code, out, err = run(capsys, "validate", topology, f"--output={value}")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from parlant_shard import cli, ddlfile
+from parlant_shard import cli, ddlfile, planner
 from parlant_shard.errors import Exit
 from parlant_shard.plan import NEEDS_ALLOW, Hazard
-from parlant_shard.topology import CODES, json_schema
+from parlant_shard.topology import CODES, json_schema, load_topology
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
@@ -89,9 +89,19 @@ def _options(command: Any) -> Iterator[list[str]]:
         yield from _options(below)
 
 
-def test_keys_without_use_are_those_that_a_plan_notes() -> None:
+def test_keys_without_use_are_those_that_a_plan_notes(tmp_path: Path) -> None:
     page = (_DOCS / "topology.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` .*not used by this release", page, re.MULTILINE) == ["routing"]
+    file = tmp_path / "topology.yaml"
+    file.write_text(
+        "{version: 1, name: t, schema: {preset: parlant}, coordinator: core,"
+        " servers: {core: {dsn: 'host=a', replicas: [{dsn: 'host=b'}]}},"
+        " shards: {s1: {server: core, workspaces: [a]}},"
+        " routing: [{statements: read, read: primary}]}"
+    )
+    routing, replicas = planner._unused(load_topology(file))
+    assert "`routing:` is checked, but this release does not use it" in routing
+    assert "`monitor` and `advise`" in replicas
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))

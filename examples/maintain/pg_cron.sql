@@ -1,13 +1,13 @@
 -- Schedules inside PostgreSQL, with the extension pg_cron, in the database that it is installed for.
 
--- 1. On servers of your own: run the command itself, every hour at :07. COPY FROM PROGRAM needs a
+-- 1. On servers of your own: run the command itself, every hour at :07. COPY TO PROGRAM needs a
 -- superuser or a member of pg_execute_server_program, and parlant-shard, the topology and its
--- environment on the database's machine. Managed services do not allow it: there a CronJob or a
--- timer elsewhere runs the command, and the job below watches it.
+-- environment on the database's machine, readable for the server's account. Managed services do not
+-- allow it: there a CronJob or a timer elsewhere runs the command, and the job below watches it.
 SELECT cron.schedule(
   'parlant-shard maintain',
   '7 * * * *',
-  $$COPY (SELECT 1) TO PROGRAM '/usr/local/bin/parlant-shard maintain /etc/parlant-shard/topology.yaml --metrics-file /var/lib/node_exporter/textfile/parlant_shard.prom'$$
+  $$COPY (SELECT 1) TO PROGRAM 'set -a; . /etc/parlant-shard/environment; /usr/local/bin/parlant-shard maintain /etc/parlant-shard/topology.yaml --metrics-file /var/lib/node_exporter/textfile/parlant_shard.prom'$$
 );
 
 -- 2. Everywhere: a watch that needs no other program. The job fails, with a line in

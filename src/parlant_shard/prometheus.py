@@ -70,7 +70,10 @@ def fault(file: Path) -> str | None:
 
 def write(file: Path, text: str) -> None:
     """Replace the file in one step: a collector never reads half of it. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:  # of the file that was asked for, not of a name made here
+        raise OSError(error.errno, error.strerror, str(file)) from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,33 @@ def test_rows_come_back_and_go_again(tmp_path: Path, clusters: Clusters) -> None
     mine = [f for f in files(world) if name in f]
     assert mine == [f for f in inventory if name in f]
     assert {e.state for e in listing(world.load(what), verify=True)[0]} == {"archived"}
+
+
+def test_a_detach_that_is_taken_back(world: World) -> None:
+    """Before the archive there is none to restore; what the messages say brings the rows back."""
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    # Detached by a clock that runs ahead, and still in its grace.
+    assert maintain(world, what, months(now_of(world), 3)).done
+    report = maintain(world, what)
+    (said,) = [n for n in report.notices if "will fail" in n]
+    assert f'partition "{name}", which is retired' in said
+    assert "ATTACH PARTITION" in said
+    with pytest.raises(ArchiveError, match="detached and not archived") as error:
+        restore(world.load(what), name)
+    assert error.value.code == "PS548"
+    start, end = months(now_of(world), 0), months(now_of(world), 1)
+    statement = re.findall(r"ALTER TABLE .*\(…\)", error.value.hint or "")[0]
+    world.execute(statement.replace("…", f"'{start}Z'", 1).replace("…", f"'{end}Z'", 1))
+    assert world.value("SELECT count(*) FROM log_s1") == 1
+    assert not [n for n in maintain(world, what).notices if "will fail" in n]
+    assert pending(world, what) == []
+    # Expired again by that clock, it is retired like any other, and then comes from its archive.
+    expire(world, what)
+    (said,) = [n for n in maintain(world, what).notices if "will fail" in n]
+    assert "`archive restore` brings it back" in said
 
 
 def test_attach_scans_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

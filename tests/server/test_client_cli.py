@@ -189,6 +189,9 @@ def test_export_gives_the_stored_map_and_route_takes_it(
         monkeypatch.setenv(server, f"host=127.0.0.1 port=1 dbname={server} user=nobody")
     offline = cli("route", file, NOTES, "--workspace", "acme", "--map", str(saved))
     assert offline.out.startswith('direct: shard "s2" on server "east"')
+    commented = f"-- the notes\n{NOTES}"
+    again = cli("route", file, commented, "--workspace", "acme", "--map", str(saved))
+    assert again.out.startswith('direct: shard "s2" on server "east"'), again.err
     sql = "SELECT note FROM item WHERE id = %s"
     left = cli("route", file, sql, "--params", json.dumps(ITEMS["acme"][:1]), "--map", str(saved))
     assert left.code == 0

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from protocol import Layout, World, layout
+from psycopg.conninfo import make_conninfo
 from test_crash import environment
 from test_maintain import bounds, cut, maintain, months, now_of, settled
 
@@ -299,6 +300,26 @@ def test_one_server_of_two_is_gone(
     said = capfd.readouterr().err.splitlines()
     errors = [json.loads(line)["error"] for line in said if line.startswith("{")]
     assert [(e["code"], bool(e["hint"])) for e in errors] == [("PS401", True)] * 2
+
+
+@pytest.mark.needs(superuser=True)
+def test_a_role_that_may_only_look_at_the_coordinator(world: World) -> None:
+    """What it may not record is that server's failure; the other one is maintained."""
+    world.apply(TWO)
+    page = Path(__file__).parents[2] / "docs" / "monitor.md"
+    (grants,) = re.findall(r"^```sql\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    role, own = f"watcher_{world.name}", dict(world.dsns)
+    world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'watch'", grants.replace("watcher", role))
+    try:
+        world.dsns["core"] = make_conninfo(own["core"], user=role, password="watch")
+        now = months(now_of(world), 3)
+        report = upkeep.maintain(world.load(TWO), now=now)
+        assert [(f.server, f.code) for f in report.failures] == [("core", "PS403")]
+        assert "permission denied for table run" in report.failures[0].message
+        assert bounds(world, "log_s2", "east")[-1][1] == f"{months(now, 3)}"
+    finally:
+        world.dsns = own
+        world.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("closed", ["core", "east"])

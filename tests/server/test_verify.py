@@ -212,7 +212,11 @@ def test_one_workspace_on_every_server(world: World) -> None:
         # The view does not look there: it believes the CHECK.
         assert found(report) == {*stale, "federated-rows core account_global c"}
         assert found(audit(world, sharded(), workspace="a")) == set()
-        assert found(audit(world, sharded(), workspace="nobody")) == set()
+        slip = audit(world, sharded(), workspace="nobody")
+        assert found(slip) == set()
+        assert "is the name right?" in slip.to_text()
+        assert "is the name right?" not in report.to_text()
+        assert (slip.placed, report.placed, audit(world, sharded()).placed) == (False, True, None)
     finally:
         world.execute(
             "SET constraint_exclusion = off",

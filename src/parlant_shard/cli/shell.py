@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,13 @@ options = Options()
 def global_options(arguments: Sequence[str]) -> list[str]:
     """Take the global options out of the arguments: they are accepted anywhere."""
     rest: list[str] = []
+    comments: list[str] = []
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
         if word == "--":
             _refuse_csv(rest)
-            return [*rest, word, *queue]
+            return [*rest, word, *comments, *queue]
         if word == "--output" or word.startswith("--output="):
             value = word.partition("=")[2] if "=" in word else (queue.pop(0) if queue else "")
             if value not in {"text", "json", "csv"}:
@@ -67,10 +69,12 @@ def global_options(arguments: Sequence[str]) -> list[str]:
             options.color = False
         elif word in {"-v", "--verbose"}:
             options.verbose = True
+        elif re.match(r"--[^\s=]*\s", word):
+            comments.append(word)  # SQL that begins with a comment; no option has white space
         else:
             rest.append(word)
     _refuse_csv(rest)
-    return rest
+    return [*rest, "--", *comments] if comments else rest
 
 
 def _refuse_csv(words: Sequence[str]) -> None:

@@ -88,6 +88,8 @@ class Report:
     archived: list[Archived] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     sizes: list[ShardTable] = field(default_factory=list)
+    # (server, table) → the retired partition in whose range inserts fail first
+    retired: dict[tuple[str, str], Retired] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> Exit:
@@ -112,9 +114,10 @@ class Report:
                     "own, that waits until the rows are moved (--move-default-rows)"
                 )
             if cut.horizon.low:
+                gone = self.retired.get((cut.server, cut.table))
                 found.append(
                     f'inserts into "{cut.table}" on server "{cut.server}" will fail from '
-                    f"{cut.horizon.until} UTC on"
+                    f"{cut.horizon.until} UTC on" + ("" if gone is None else _gone(gone))
                 )
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
         found += [
@@ -192,6 +195,15 @@ class Report:
         }
 
 
+def _gone(row: Retired) -> str:
+    """Why the run makes no partition where one is missing, and what brings it back."""
+    back = "`archive restore`" if row.archive is not None else "ALTER TABLE … ATTACH PARTITION"
+    return (
+        f': that time belongs to partition "{row.name}", which is retired and not made again; '
+        f"{back} brings it back"
+    )
+
+
 def figures(
     report: Report,
     topology: Topology,
@@ -216,7 +228,9 @@ def figures(
             )
             if sizes:
                 report.sizes += _sizes(topology, site)
-            for row in site.retired():
+            retired = site.retired()
+            _explain(report, site.server, retired)
+            for row in retired:
                 partition = topology.partition_of(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:
                     continue
@@ -235,6 +249,17 @@ def figures(
             report.failures.append(Failure.of(wrapped, server=site.server))
         if not report.dry_run:
             _sample(report, site)
+
+
+def _explain(report: Report, server: str, retired: Iterable[Retired]) -> None:
+    """Find the retired partition that is missing where the partitions of a table end."""
+    ends = {c.table: c.horizon.until for c in report.cuts if c.server == server and c.horizon.low}
+    for row in retired:
+        until = ends.get(row.parent)
+        if until is None or row.state not in {"detached", "archived"}:
+            continue
+        if (row.lower or datetime.min) <= until < (row.upper or datetime.max):
+            report.retired[server, row.parent] = row
 
 
 def _sample(report: Report, site: Site) -> None:

@@ -250,7 +250,10 @@ class _Run:
                 self._finish(state, report)
 
     def _start(self, plan: Plan, report: Report) -> bool:
-        """Record the run on the coordinator, where it can be reached and there is work."""
+        """Record the run on the coordinator, where it can be reached and there is work.
+
+        A coordinator that refuses this is left alone, and the other servers are maintained.
+        """
         site = self.sites[self.topology.coordinator]
         if not site.is_open or site.server in self.failed:
             return False
@@ -258,16 +261,20 @@ class _Run:
             site.interrupt_dead(
                 alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
             )
-            if not plan.steps:
-                return False
-            journal.begin(
-                site.connection, self.run_id, plan, command="maintain", fingerprint=plan.fingerprint
-            )
+            if plan.steps:
+                journal.begin(
+                    site.connection,
+                    self.run_id,
+                    plan,
+                    command="maintain",
+                    fingerprint=plan.fingerprint,
+                )
         except psycopg.Error as error:
             wrapped = db.wrap(error, server=site.server, doing="recording the run")
+            self.failed[site.server] = wrapped
             report.failures.append(Failure.of(wrapped, server=site.server))
             return False
-        return True
+        return bool(plan.steps)
 
     def _finish(self, state: str, report: Report) -> None:
         detail = "; ".join(f.message for f in report.failures) or None

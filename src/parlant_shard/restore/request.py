@@ -72,6 +72,8 @@ def find(topology: Topology, partition: str, archive: str | None) -> Request:
     found = find_row(topology, partition)
     server, row = found if found is not None else (None, None)
     if archive is None:
+        if row is not None and row.archive is None and row.state == "detached" and row.present:
+            raise _kept(topology, row)
         if row is None or row.archive is None:
             raise ArchiveError(
                 f'no archive of partition "{partition}" is recorded in topology "{topology.name}"',
@@ -123,6 +125,18 @@ def _has_left(topology: Topology, server: str, row: Retired, shard: Shard | None
     with db.session(topology, server, doing="looking for the table") as connection:
         found = connection.execute(queries("archive")["has_parent"], {"table": parent}).fetchone()
     return found is not None and not found["found"]
+
+
+def _kept(topology: Topology, row: Retired) -> ArchiveError:
+    place = canonical.quote(topology.namespace)
+    return ArchiveError(
+        f'partition "{row.name}" is detached and not archived: its rows are still in its table',
+        code="PS548",
+        hint="to attach it again, raise `retention` of its table first, then run ALTER TABLE "
+        f"{place}.{canonical.quote(row.parent)} ATTACH PARTITION "
+        f"{place}.{canonical.quote(row.name)} FOR VALUES FROM (…) TO (…), with the bounds of its "
+        "CHECK",
+    )
 
 
 def _chosen(topology: Topology, row: Retired | None, archive: str) -> tuple[Target, str]:

@@ -56,6 +56,16 @@ def placement(seen: Seen) -> Iterator[Finding]:
                 yield _finding(seen, server, "placement", workspace, words)
 
 
+def placed(seen: Seen) -> bool | None:
+    """Whether the file, the directory or a server has the workspace; None without one."""
+    if seen.workspace is None:
+        return None
+    rows = (p for c in seen.live.values() for p in (*c.directory, *c.placements))
+    return ShardOf(seen.topology)(seen.workspace) is not None or any(
+        p.workspace == seen.workspace for p in rows
+    )
+
+
 def _elsewhere(shard: str | None, row: Placement) -> str:
     if shard is None:
         return f'puts it on shard "{row.shard}", the topology places it nowhere'

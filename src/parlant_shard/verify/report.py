@@ -71,6 +71,7 @@ class Report:
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
     snapshots: tuple[Snapshot, ...]
+    placed: bool | None = None  # whether anything knows `workspace`: of a slip there is no finding
 
     @property
     def ok(self) -> bool:
@@ -87,6 +88,7 @@ class Report:
         return {
             "topology": self.topology,
             "workspace": self.workspace,
+            "placed": self.placed,
             "ok": self.ok,
             "complete": not self.failures,
             "checks": [asdict(c) for c in self.checks],
@@ -124,6 +126,8 @@ class Report:
         about = f', workspace "{self.workspace}"' if self.workspace is not None else ""
         times = {s.server: s.taken_at for s in self.snapshots}
         text = f'Topology "{self.topology}"{about}: {", ".join(parts)}.'
+        if self.placed is False:
+            text += " It is placed nowhere, by the topology or by a server: is the name right?"
         if len(times) < len(self.snapshots):
             text += " Resumed: the rows were judged by more than one snapshot per server."
         return text

@@ -137,6 +137,7 @@ class _Run:
             findings=tuple(_folded(_ordered(self.findings))),
             failures=tuple(self._all_failures()),
             snapshots=tuple(self.progress.snapshots),
+            placed=placement.placed(seen),
         )
 
     # --- definitions -----------------------------------------------------------------------------
