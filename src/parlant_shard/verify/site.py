@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,8 +141,9 @@ class Site:
     # --- reading a table -------------------------------------------------------------------------
 
     def heap(self, table: str) -> Heap:
+        """Raises ShardError (PS703) where the table was dropped since the snapshot."""
         found = self.named("heap", table=table)
-        if not found:
+        if not found or found[0]["pages"] is None:
             raise ShardError(
                 f'table "{table}" of server "{self.server}" is gone since the run began',
                 code="PS703",
@@ -222,6 +223,27 @@ def fresh(site: Site, timeout: int = BATCH_TIMEOUT, *, trusting: bool = False) -
         yield found
     finally:
         found.connection.close()
+
+
+class Readers:
+    """Second sessions that several checks share, opened when one is needed. Safe for threads."""
+
+    def __init__(self, sites: Mapping[str, Site], trusting: str) -> None:
+        self._sites, self._trusting = sites, trusting
+        self._open: dict[str, Fresh] = {}
+        self._lock = threading.Lock()
+
+    def of(self, server: str) -> Fresh:
+        with self._lock:
+            found = self._open.get(server)
+            if found is None or found.connection.closed:
+                found = Fresh(self._sites[server], WHOLE_TIMEOUT, trusting=server == self._trusting)
+                self._open[server] = found
+            return found
+
+    def close(self) -> None:
+        for reader in self._open.values():
+            reader.connection.close()
 
 
 def _connect(topology: Topology, server: str) -> db.Connection:
