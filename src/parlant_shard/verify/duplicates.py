@@ -25,7 +25,7 @@ from parlant_shard.verify.digests import (
 )
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import SAMPLES, Finding
-from parlant_shard.verify.rows import AND, Place, of_workspace, sample_of
+from parlant_shard.verify.rows import AND, Place, by_index, of_workspace, sample_of
 from parlant_shard.verify.site import Fresh, Heap, Site, fresh
 
 # Keys that are looked up one by one; of more than that the digests are counted.
@@ -69,7 +69,8 @@ def duplicate_keys(seen: Seen, logical: str) -> Result:
                         digests.add(row["part"], number, row["digests"])
 
                 with suppress(psycopg.errors.UndefinedTable):  # a partition that was dropped
-                    site.sweep(heaps[place], batch)
+                    whole = by_index(seen.tenancy.key, seen.workspace, seen.table(place))
+                    site.sweep(heaps[place], batch, whole=whole)
 
         on_each({p.server for p in places}, read)
         candidates = list(digests.repeated())

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from parlant_shard.verify import across, duplicates, hidden, placement, structur
 from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
 from parlant_shard.verify.read import Seen, read
 from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
-from parlant_shard.verify.rows import Place, Probe, Probes, of_workspace
+from parlant_shard.verify.rows import Place, Probe, Probes, by_index, of_workspace
 from parlant_shard.verify.site import Readers, Site, fresh
 from parlant_shard.verify.state import Position, Progress, load
 
@@ -177,6 +178,10 @@ class _Run:
         before = [f for f in self.findings if f.check in OF_DEFINITIONS]
         if not before:
             return
+        with suppress(psycopg.Error):
+            for site in self.seen.sites.values():
+                # A run that builds an index concurrently waits for every snapshot.
+                site.release()
         running = self._await_runs()
         try:
             seen = read(self.seen.topology, self.seen.workspace, self._stop)
@@ -320,7 +325,8 @@ class _Run:
                 share = 100 * page // max(1, heap.pages)
                 self.say(f"{site.server}: {probe.check}: {place.table}: {share} %")
 
-        site.sweep(heap, batch, since=position.page, reached=reached)
+        whole = by_index(seen.tenancy.key, seen.workspace, seen.table(place))
+        site.sweep(heap, batch, since=position.page, reached=reached, whole=whole)
         return list(totals.values())
 
     # --- across servers --------------------------------------------------------------------------
