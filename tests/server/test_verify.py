@@ -16,6 +16,8 @@ import pytest
 from protocol import World, layout
 from psycopg.conninfo import make_conninfo
 from rls_world import roles
+from test_archive import retired
+from test_maintain import cut, maintain, months, now_of
 from verified import SECRET, TABLES, audit, fill, found, key, sharded
 from verify_cases import CASES, FREELY, HAVE, Case, publication, unchecked
 
@@ -469,6 +471,35 @@ def test_what_passes_over_the_wall(tmp_path: Path, clusters: Clusters) -> None:
                     f"ALTER ROLE {login} BYPASSRLS",
                 )
                 assert audit(world, what).findings == clean.findings
+            world.execute(f"DROP OWNED BY {analytics}", f"DROP ROLE {analytics}")
+            report = audit(world, what)
+            assert f'the role "{analytics}" is missing' in {f.detail for f in report.findings}
+            assert report.failures == ()
+        finally:
+            clusters.drop_databases()
+
+
+def test_a_detached_partition_is_guarded_until_it_goes(tmp_path: Path, clusters: Clusters) -> None:
+    with roles(clusters) as names:
+        world = World(tmp_path, clusters)
+        what = layout(
+            {"s1": ["a"]},
+            tables=cut(retention="1 month"),
+            isolation={"rls": True, "role": names.application},
+        )
+        try:
+            world.apply(what)
+            leaf = f"log_s1_p{months(now_of(world), -1):%Y%m%d}"
+            maintain(world, what, months(now_of(world), 2))
+            assert retired(world)[leaf][0] == "detached"
+            assert {f.check for f in audit(world, what).findings} == {"superuser-owner"}
+            world.execute(
+                f"GRANT SELECT ON {leaf} TO PUBLIC",
+                f"ALTER TABLE {leaf} DISABLE ROW LEVEL SECURITY",
+            )
+            report = audit(world, what)
+            errors = {(f.check, f.table) for f in report.findings if f.severity == "error"}
+            assert errors == {("grants", leaf), ("policies", leaf)}
         finally:
             clusters.drop_databases()
 
