@@ -14,7 +14,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import canonical, db, local, preflight, scratch
-from parlant_shard.catalog import Catalog, Facts, Relkind, fingerprint
+from parlant_shard.catalog import Catalog, Facts, Relkind, Table, fingerprint
 from parlant_shard.ddlfile import (
     DeclaredForeignKey,
     DeclaredTable,
@@ -199,19 +199,37 @@ def base_catalog(
     origin = topology.schema_source.from_
     if origin is not None:
         base = without_ours(live[origin])
-        if found[origin].major == major and not topology.indexes:
-            return base
-        with _scratch(topology, found, major) as connection:
-            return scratch.rebuild(connection, base, topology)
+        if found[origin].major != major or topology.indexes:
+            with _scratch(topology, found, major) as connection:
+                base = scratch.rebuild(connection, base, topology)
+        return _in_force(base)
     statements = statements_of(topology)
     key = _materialised_as(topology, statements, found, major)
     if key not in _materialised:
         with _scratch(topology, found, major) as connection:
-            base = scratch.materialise(connection, statements, topology)
+            base = _in_force(scratch.materialise(connection, statements, topology))
         if len(_materialised) >= _KEPT:
             _materialised.pop(next(iter(_materialised)))
         _materialised[key] = base
     return _materialised[key]
+
+
+def _in_force(base: Catalog) -> Catalog:
+    """The schema with all of its constraints valid: on a shard they are validated and enforced.
+
+    A dump says NOT VALID of what was never validated where it comes from.
+    """
+
+    def table(found: Table) -> Table:
+        return replace(
+            found,
+            checks=tuple(replace(c, valid=True) for c in found.checks),
+            foreign_keys=tuple(
+                replace(fk, valid=True, unenforced=False) for fk in found.foreign_keys
+            ),
+        )
+
+    return replace(base, tables={name: table(t) for name, t in base.tables.items()})
 
 
 # What a scratch database said, kept for the life of the process: the same statements on the same

@@ -1622,3 +1622,27 @@ def test_another_topology_in_the_same_database(
     with pytest.raises(SchemaError) as refused:
         other.plan(layout({"s1": ["a"]}))
     assert refused.value.code == "PS222"
+
+
+@pytest.mark.parametrize("state", ["NOT VALID", "NOT ENFORCED"])
+def test_what_a_dump_has_not_validated_is_in_force_on_shards(
+    world: World, clusters: Clusters, state: str
+) -> None:
+    if state == "NOT ENFORCED" and clusters.get(0).major < 18:
+        pytest.skip("needs PostgreSQL 18")
+    link = "account_id uuid NOT NULL REFERENCES account (id) ON DELETE CASCADE"
+    world.converge(
+        layout(
+            {"s1": ["a"]},
+            ddl=ddl(
+                (link, "account_id uuid NOT NULL"),
+                "ALTER TABLE item ADD CONSTRAINT link FOREIGN KEY (account_id) "
+                f"REFERENCES account (id) {state};",
+                "ALTER TABLE item ADD CONSTRAINT small CHECK (size < 10) NOT VALID;",
+            ),
+        )
+    )
+    assert world.rows(
+        "SELECT conname, convalidated FROM pg_constraint WHERE conrelid = 'item_s1'::regclass "
+        "AND conname IN ('link_s1', 'small_s1') ORDER BY 1"
+    ) == [("link_s1", True), ("small_s1", True)]

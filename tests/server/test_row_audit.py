@@ -121,6 +121,24 @@ def test_what_is_recorded(world: World, cut_log: bool) -> None:
             ("account", "UPDATE", ["name"]),
         ]
         clear(world)
+        # MERGE does several things at once.
+        connection.execute(
+            "MERGE INTO account_s1 t USING (VALUES (%s::uuid, 'M'), (%s::uuid, 'gone'), "
+            "(gen_random_uuid(), 'new')) s (id, name) ON t.id = s.id "
+            "WHEN MATCHED AND s.name = 'gone' THEN DELETE "
+            "WHEN MATCHED THEN UPDATE SET name = s.name "
+            "WHEN NOT MATCHED THEN INSERT (id, workspace_id, name) VALUES (s.id, 'a', s.name)",
+            [ids[0], ids[1]],
+        )
+        assert sorted(rows(world)) == [
+            ("account", "DELETE", None),
+            ("account", "INSERT", None),
+            ("account", "UPDATE", ["name"]),
+        ]
+        connection.execute(
+            "INSERT INTO account_s1 (id, workspace_id, name) VALUES (%s, 'a', 'Secret 2')", [ids[1]]
+        )
+        clear(world)
         # A key that changes is written under both.
         connection.execute("UPDATE account_s1 SET id = gen_random_uuid() WHERE id = %s", [ids[1]])
         assert rows(world) == [("account", "UPDATE", ["id"])] * 2

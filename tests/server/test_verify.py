@@ -16,11 +16,15 @@ import pytest
 from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
 from rls_world import roles
+from test_archive import retired
+from test_maintain import cut, maintain, months, now_of
 from verified import SECRET, TABLES, audit, fill, found, key, sharded
-from verify_cases import CASES, FREELY, Case, unchecked
+from verify_cases import CASES, FREELY, HAVE, Case, publication, unchecked
 
 from parlant_shard.cli import run
+from parlant_shard.db import Connection
 from parlant_shard.errors import Exit, PrivilegeError, ShardError, TopologyError
+from parlant_shard.locks import lock_is_free
 from parlant_shard.shardmap import bucket
 from parlant_shard.verify import CHECKS, Report
 from servers import Clusters
@@ -179,6 +183,81 @@ def test_a_copy_that_is_a_moment_behind_is_none_that_differs(world: World) -> No
             world.execute("""UPDATE "user" SET name = 'Two' WHERE id = 'u2'""")
     assert ("u2", "Two") in looked[0]
     assert found(report) == set()
+
+
+def test_what_is_mended_meanwhile_is_no_finding(world: World) -> None:
+    """Two servers are never read at one moment, and `apply` may be at work."""
+    world.execute("DELETE FROM parlant_shard.directory WHERE workspace_id = 'a'")
+    world.execute("DROP INDEX item_note_idx_s2", server="east")
+
+    def meanwhile(text: str) -> None:
+        if text.startswith("definitions"):
+            assert "2 findings" in text
+            world.execute("INSERT INTO parlant_shard.directory " + HAVE.format("a", "s1"))
+        if text.startswith("federated-rows"):
+            world.execute("CREATE INDEX item_note_idx_s2 ON item_s2 (note)", server="east")
+
+    report = audit(world, sharded(), say=meanwhile)
+    assert (report.findings, report.failures) == ((), ())
+
+
+def test_no_run_waits_for_a_snapshot_that_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that builds an index concurrently goes on while `verify` waits for its end."""
+    world.execute("DROP INDEX item_note_idx_s1")
+    asked: list[bool] = []
+
+    def free(connection: Connection, topology: str) -> bool:
+        assert lock_is_free(connection, topology)
+        if not asked:
+            world.execute(
+                "SET statement_timeout = '20s'",
+                "CREATE INDEX CONCURRENTLY item_note_idx_s1 ON item_s1 (note)",
+            )
+        asked.append(True)
+        return len(asked) > 1
+
+    monkeypatch.setattr("parlant_shard.verify.run.lock_is_free", free)
+    assert found(audit(world, sharded())) == set()
+    assert len(asked) == 2
+
+
+def test_a_partition_that_maintain_drops_meanwhile(world: World) -> None:
+    case = Case("", set(), (), ())
+    drop, create, key = _filled_in(
+        world,
+        case,
+        (
+            "DROP TABLE {next}",
+            "{create next}",
+            "ALTER TABLE {next} ADD CONSTRAINT {next}_pkey PRIMARY KEY (id)",
+        ),
+    )
+
+    def meanwhile(text: str) -> None:
+        if text.startswith("definitions"):
+            world.execute(drop)
+
+    try:
+        report = audit(world, sharded(), say=meanwhile)
+    finally:
+        world.execute(create, key)
+    assert (report.findings, report.failures) == ((), ())
+
+
+def test_apply_mends_what_does_not_show_in_names(world: World, clusters: Clusters) -> None:
+    world.execute(
+        publication("SET (publish = 'insert, truncate')"),
+        publication(
+            "SET TABLE public.workspace (id, name), public.\"user\" (id, name) WHERE (id <> 'x')"
+        ),
+    )
+    if clusters.get(0).major >= 18:
+        world.execute("ALTER TABLE item_s1 ALTER CONSTRAINT item_account_id_fkey_s1 NOT ENFORCED")
+    assert {f.split()[0] for f in found(audit(world, sharded()))} <= {"keys", "replication"}
+    world.converge(sharded())
+    assert found(audit(world, sharded())) == set()
 
 
 # --- one workspace, buckets -----------------------------------------------------------------------
@@ -399,6 +478,43 @@ def test_what_passes_over_the_wall(tmp_path: Path, clusters: Clusters) -> None:
                     world.execute(finding.statement)
                 world.execute(*mends.split("; "))
             assert audit(world, what).findings == clean.findings
+            if clusters.get(0).major >= 16:
+                # Who made the role can grant it, as any role that may create some; it is no login.
+                world.execute(
+                    f"REVOKE {app} FROM {login}",
+                    f"GRANT {app} TO {login} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
+                    f"ALTER ROLE {login} BYPASSRLS",
+                )
+                assert audit(world, what).findings == clean.findings
+            world.execute(f"DROP OWNED BY {analytics}", f"DROP ROLE {analytics}")
+            report = audit(world, what)
+            assert f'the role "{analytics}" is missing' in {f.detail for f in report.findings}
+            assert report.failures == ()
+        finally:
+            clusters.drop_databases()
+
+
+def test_a_detached_partition_is_guarded_until_it_goes(tmp_path: Path, clusters: Clusters) -> None:
+    with roles(clusters) as names:
+        world = World(tmp_path, clusters)
+        what = layout(
+            {"s1": ["a"]},
+            tables=cut(retention="1 month"),
+            isolation={"rls": True, "role": names.application},
+        )
+        try:
+            world.apply(what)
+            leaf = f"log_s1_p{months(now_of(world), -1):%Y%m%d}"
+            maintain(world, what, months(now_of(world), 2))
+            assert retired(world)[leaf][0] == "detached"
+            assert {f.check for f in audit(world, what).findings} == {"superuser-owner"}
+            world.execute(
+                f"GRANT SELECT ON {leaf} TO PUBLIC",
+                f"ALTER TABLE {leaf} DISABLE ROW LEVEL SECURITY",
+            )
+            report = audit(world, what)
+            errors = {(f.check, f.table) for f in report.findings if f.severity == "error"}
+            assert errors == {("grants", leaf), ("policies", leaf)}
         finally:
             clusters.drop_databases()
 

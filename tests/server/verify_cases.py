@@ -254,6 +254,15 @@ ROWS = (
         (f"DELETE FROM log_s3 WHERE id = '{key('a', 'log')}'",),
         server="east",
     ),
+    Case(
+        "a key in two partitions of a shard",
+        {"duplicate-key core s1 log_s1 a"},
+        (
+            "INSERT INTO log_s1 (id, workspace_id, item_id, at) "
+            f"SELECT '{key('a', 'log')}', 'a', '{key('a', 'item')}', now() + interval '1 month'",
+        ),
+        (f"DELETE FROM log_s1 WHERE id = '{key('a', 'log')}' AND at > now() + interval '9 days'",),
+    ),
     *(
         Case(
             f"a copy of a reference table with {what}",

@@ -1,4 +1,4 @@
-"""The checks that span servers: keys on two shards, reference tables, federated views.
+"""The checks that span servers: reference tables, parents elsewhere, federated views.
 
 Snapshots of two servers are never of one moment. What differs between them is looked at again, by
 statements that see what is committed then, and only what still differs is a finding.
@@ -19,11 +19,16 @@ from parlant_shard.catalog import ForeignKey
 from parlant_shard.ddl import render, text
 from parlant_shard.desired import view_name
 from parlant_shard.names import suffixed
-from parlant_shard.verify.digests import Digests, gather, one_of
+from parlant_shard.verify.digests import (
+    Digests,
+    digest,
+    gather,
+    one_of,
+)
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import SAMPLES, Finding
 from parlant_shard.verify.rows import AND, Place, of_workspace, sample_of
-from parlant_shard.verify.site import WHOLE_TIMEOUT, Fresh, Site, fresh
+from parlant_shard.verify.site import Fresh, Readers, Site, fresh
 
 T = TypeVar("T")
 
@@ -44,123 +49,6 @@ class Result:
 
     findings: list[Finding] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-
-
-# --- keys on two shards ---------------------------------------------------------------------------
-
-
-def duplicate_keys(seen: Seen, logical: str) -> Result:
-    """Primary keys of a sharded table that two shards have, whatever their workspaces."""
-    places = [p for p in seen.places if p.logical == logical and p.primary_key]
-    result = Result()
-    if len({p.shard for p in places}) < 2:
-        return result
-    heaps = {p: seen.sites[p.server].heap(p.table) for p in places}
-    with Digests(sum(h.rows for h in heaps.values())) as digests:
-
-        def read(server: str) -> None:
-            site = seen.sites[server]
-            for number, place in enumerate(places):
-                if place.server != server:
-                    continue
-                table = Identifier(seen.topology.namespace, place.table)
-                also = of_workspace(seen.tenancy.key, seen.workspace, seen.table(place))
-
-                def batch(
-                    where: Composable,
-                    place: Place = place,
-                    number: int = number,
-                    table: Identifier = table,
-                    also: list[Composable] = also,
-                ) -> None:
-                    query = gather(table, digests.parts, place.primary_key, (), [where, *also])
-                    for row in site.rows(query):
-                        digests.add(row["part"], number, row["digests"])
-
-                site.sweep(heaps[place], batch)
-
-        _on_each({p.server for p in places}, read)
-        candidates = list(digests.repeated({i: p.shard for i, p in enumerate(places)}))
-    if candidates:
-        result.findings += _located(seen, logical, places, candidates)
-    return result
-
-
-def _located(
-    seen: Seen, logical: str, places: list[Place], candidates: list[bytes]
-) -> list[Finding]:
-    """Look the keys behind equal digests up; the same key must be on two shards now."""
-    some = candidates[:_LOCATED]
-    owners: dict[str, list[tuple[Place, str | None, dict[str, str]]]] = {}
-    for place in places:
-        site = seen.sites[place.server]
-        with fresh(site) as now:
-            query = SQL(
-                "SELECT r.{key}::pg_catalog.text AS workspace, {sample} AS sample "
-                "FROM {table} AS r WHERE {where}"
-            )
-            found: list[dict[str, object]] = []
-
-            def batch(
-                where: Composable,
-                now: Fresh = now,
-                place: Place = place,
-                query: SQL = query,
-                found: list[dict[str, object]] = found,
-            ) -> None:
-                found += now.rows(
-                    query.format(
-                        key=Identifier(seen.tenancy.key),
-                        sample=sample_of(place.primary_key),
-                        table=Identifier(seen.topology.namespace, place.table),
-                        where=AND.join([where, one_of(place.primary_key, some)]),
-                    )
-                )
-
-            site.sweep(site.heap(place.table), batch)
-        for row in found:
-            sample: dict[str, str] = row["sample"]  # type: ignore[assignment]  # as built above
-            identity = repr(sorted(sample.items()))
-            owners.setdefault(identity, []).append((place, row["workspace"], sample))  # type: ignore[arg-type]
-    groups: dict[tuple[str, ...], list[list[tuple[Place, str | None, dict[str, str]]]]] = {}
-    for items in owners.values():
-        shards = tuple(sorted({p.shard for p, _, _ in items}))
-        if len(shards) > 1:
-            groups.setdefault(shards, []).append(items)
-    findings = []
-    for shards, keys in sorted(groups.items()):
-        workspaces = {w for items in keys for _, w, _ in items}
-        last = next(p for p, _, _ in sorted(keys[0], key=lambda i: i[0].shard, reverse=True))
-        count = len(keys) if len(candidates) <= _LOCATED else len(candidates)
-        findings.append(
-            Finding(
-                check="duplicate-key",
-                server=last.server,
-                shard=last.shard,
-                table=last.root,
-                workspace=workspaces.pop() if len(workspaces) == 1 else None,
-                rows=count,
-                detail=f'primary keys of "{logical}" are on the shards {", ".join(shards)}',
-                sample=tuple(items[0][2] for items in keys[:SAMPLES]),
-                statement=_by_key(seen, last.root, [items[0][2] for items in keys]),
-            )
-        )
-    return findings
-
-
-def _by_key(seen: Seen, table: str, samples: list[dict[str, str]]) -> str:
-    columns = list(samples[0])
-    left = [SQL("{}::pg_catalog.text").format(Identifier(c)) for c in columns]
-    values = [SQL("({})").format(SQL(", ").join(Literal(s[c]) for c in columns)) for s in samples]
-    return render(
-        SQL("SELECT {}, {} FROM {} WHERE ({}) IN ({})").format(
-            Identifier(seen.tenancy.key),
-            SQL(", ").join(map(Identifier, columns)),
-            Identifier(seen.topology.namespace, table),
-            SQL(", ").join(left),
-            SQL(", ").join(values),
-        )
-    )
 
 
 # --- reference tables -----------------------------------------------------------------------------
@@ -224,14 +112,13 @@ def _compare(
             table = Identifier(seen.topology.namespace, logical)
 
             def batch(where: Composable) -> None:
-                for row in readers[server].rows(
-                    gather(table, digests.parts, key, columns, [where])
-                ):
+                query = gather(table, digests.parts, digest(key), [where], digest(columns))
+                for row in readers[server].rows(query):
                     digests.add(row["part"], servers.index(server), row["digests"])
 
             seen.sites[server].sweep(heaps[server], batch)
 
-        _on_each(servers, read)
+        on_each(servers, read)
         return {n: digests.differing(0, i) for i, n in enumerate(servers) if i}
 
 
@@ -262,7 +149,7 @@ def _differs(
             query = SQL("SELECT {} AS sample FROM {} AS r WHERE {}").format(
                 sample_of(key),
                 Identifier(seen.topology.namespace, logical),
-                AND.join([where, one_of(key, some)]),
+                AND.join([where, one_of(digest(key), some)]),
             )
             samples.extend(r["sample"] for r in readers[name].rows(query))
 
@@ -400,12 +287,13 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
 # --- federated views ------------------------------------------------------------------------------
 
 
-def federated_rows(seen: Seen, logical: str) -> Result:
+def federated_rows(seen: Seen, logical: str, readers: Readers) -> Result:
     """Count by workspace through the federated view, and on the shards before and after that.
 
     A workspace whose count on the shards is the same before and after is compared; one that
     changes all the while is not. Where a view is what it should be, its branches are counted one
-    by one: PostgreSQL then counts on the remote server instead of fetching every row.
+    by one: PostgreSQL then counts on the remote server instead of fetching every row, and a bare
+    branch over a table of the coordinator needs no counting: it is that table.
     """
     home = seen.topology.coordinator
     name = view_name(logical)
@@ -420,59 +308,57 @@ def federated_rows(seen: Seen, logical: str) -> Result:
         for s, o in seen.topology.shards.items()
         if suffixed(logical, s) in seen.live[o.server].tables
     }
-    servers = sorted({home, *shards.values()})
-    with ExitStack() as stack:
-        readers = {
-            n: stack.enter_context(fresh(seen.sites[n], WHOLE_TIMEOUT, trusting=n == home))
-            for n in servers
-        }
+    if plain:
+        same = {t for t, server in shards.items() if server == home and relations.count(t) == 1}
+        relations = tuple(t for t in relations if t not in same)
+        shards = {t: s for t, s in shards.items() if t not in same}
 
-        def through(tables: Iterable[str], server: str) -> dict[str | None, int]:
-            found: dict[str | None, int] = {}
-            for table in tables:
-                for row in readers[server].rows(_counts(seen, logical, table)):
-                    found[row["workspace"]] = found.get(row["workspace"], 0) + row["rows"]
-            return found
+    def through(tables: Iterable[str], server: str) -> dict[str | None, int]:
+        found: dict[str | None, int] = {}
+        for table in tables:
+            for row in readers.of(server).rows(_counts(seen, logical, table)):
+                found[row["workspace"]] = found.get(row["workspace"], 0) + row["rows"]
+        return found
 
-        def on_shards() -> dict[str | None, int]:
-            total: dict[str | None, int] = {}
-            for found in _on_each(
-                set(shards.values()),
-                lambda server: through([t for t, s in shards.items() if s == server], server),
-            ):
-                for workspace, rows in found.items():
-                    total[workspace] = total.get(workspace, 0) + rows
-            return total
+    def on_shards() -> dict[str | None, int]:
+        total: dict[str | None, int] = {}
+        for found in on_each(
+            set(shards.values()),
+            lambda server: through([t for t, s in shards.items() if s == server], server),
+        ):
+            for workspace, rows in found.items():
+                total[workspace] = total.get(workspace, 0) + rows
+        return total
 
-        before = on_shards()
-        differing: dict[str | None, tuple[int, int]] = {}
-        moving: list[str | None] = []
-        for look in range(_LOOKS):
-            if look:
-                time.sleep(_PAUSE)
-                before = on_shards()
-            seen_by_view = through(relations, home)
-            after = on_shards()
-            differing, moving = {}, []
-            for workspace in {*before, *seen_by_view, *after}:
-                counts = [c.get(workspace, 0) for c in (before, seen_by_view, after)]
-                if counts[0] != counts[2]:
-                    moving.append(workspace)
-                elif counts[0] != counts[1]:
-                    differing[workspace] = (counts[1], counts[0])
-            if not differing and not moving:
-                break
+    differing: dict[str | None, tuple[int, int]] = {}
+    moving: list[str | None] = []
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE)
+        before, viewed = on_shards(), through(relations, home)
+        differing, moving = {}, []
+        if before == viewed:
+            break
+        after = on_shards()
+        for workspace in {*before, *viewed, *after}:
+            counts = [c.get(workspace, 0) for c in (before, viewed, after)]
+            if counts[0] != counts[2]:
+                moving.append(workspace)
+            elif counts[0] != counts[1]:
+                differing[workspace] = (counts[1], counts[0])
+        if not differing and not moving:
+            break
     if moving:
         result.remarks.append(f"{len(moving)} workspaces of {name} changed all the while")
-    for workspace, (viewed, there) in sorted(differing.items(), key=lambda i: str(i[0])):
+    for workspace, (through_view, there) in sorted(differing.items(), key=lambda i: str(i[0])):
         result.findings.append(
             Finding(
                 check="federated-rows",
                 server=home,
                 table=name,
                 workspace=workspace,
-                rows=abs(viewed - there),
-                detail=f"the view returns {viewed} rows, the shards have {there}",
+                rows=abs(through_view - there),
+                detail=f"the view returns {through_view} rows, the shards have {there}",
                 statement=render(_counts(seen, logical, name)),
             )
         )
@@ -491,7 +377,7 @@ def _counts(seen: Seen, logical: str, table: str) -> Composable:
     )
 
 
-def _on_each(servers: Iterable[str], work: Callable[[str], T]) -> list[T]:
+def on_each(servers: Iterable[str], work: Callable[[str], T]) -> list[T]:
     """Run work for several servers at once; the first failure is raised when all are done."""
     names = sorted(servers)
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:

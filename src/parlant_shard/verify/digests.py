@@ -1,10 +1,10 @@
 """Comparing keys and rows of several servers in bounded memory.
 
-Each table is read once, in batches, as digests of 8 bytes (SHA-256, cut). The servers sort them
-into parts by their first byte, a part goes to a temporary file of its own, and then part by part
-the digests of all tables are compared as sets. So a billion keys cost 8 GB of disk and, with 256
-parts, some 400 MB of memory. Equal digests are only candidates: the keys
-behind them are read and compared.
+Each table is read once, in batches, as digests of 8 bytes: of keys a hash of PostgreSQL's own
+where all servers have the same, else SHA-256, cut. The servers sort them into parts by their first
+byte, a part goes to a temporary file of its own, and then part by part the digests of all tables
+are compared. So a billion keys cost 8 GB of disk and, with 256 parts, some 400 MB of memory. Equal
+digests are only candidates: the keys behind them are read and compared.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
@@ -59,19 +60,15 @@ class Digests:
             found.setdefault(source, bytearray()).extend(stream.read(length))
         return found
 
-    def repeated(self, group: dict[int, str]) -> Iterator[bytes]:
-        """Digests of keys that sources of two different groups have."""
+    def repeated(self) -> Iterator[bytes]:
+        """Digests that are there more than once, in one source or in several."""
         for part in range(self.parts):
-            sets: dict[str, set[int]] = {}
-            for source, data in self._sources(part).items():
-                numbers = array("Q")
+            numbers = array("Q")
+            for data in self._sources(part).values():
                 numbers.frombytes(data)
-                sets.setdefault(group[source], set()).update(numbers)
-            seen: set[int] = set()
-            twice: set[int] = set()
-            for numbers_of in sets.values():
-                twice |= seen & numbers_of
-                seen |= numbers_of
+            if len(set(numbers)) == len(numbers):
+                continue
+            twice = {one for one, other in pairwise(sorted(numbers)) if one == other}
             for number in sorted(twice):
                 yield array("Q", [number]).tobytes()
 
@@ -89,38 +86,61 @@ class Digests:
 
 
 def digest(columns: Iterable[str]) -> Composable:
-    """The digest of some columns of `r`."""
-    row = SQL("ROW({})::pg_catalog.text").format(
-        SQL(", ").join(SQL("r.{}").format(Identifier(c)) for c in columns)
-    )
+    """The digest of some columns of `r`: nobody can make two that are equal."""
     return SQL(
         "pg_catalog.substring(pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8')), 1, 8)"
-    ).format(row)
+    ).format(_text(columns))
+
+
+def quick_digest(columns: Iterable[str]) -> Composable:
+    """A digest that costs a fraction, where equal ones are only candidates.
+
+    Servers of other byte orders and encodings have others (`comparable`).
+    """
+    return SQL(
+        'pg_catalog.int8send(pg_catalog.hashtextextended({} COLLATE pg_catalog."C", 0))'
+    ).format(_text(columns))
+
+
+# The same on servers whose quick digests can be compared.
+comparable = SQL(
+    "SELECT pg_catalog.hashtextextended('parlant' COLLATE pg_catalog.\"C\", 0) AS digest, "
+    "pg_catalog.current_setting('server_encoding') AS encoding"
+)
+
+
+def _text(columns: Iterable[str]) -> Composable:
+    names = [SQL("r.{}").format(Identifier(c)) for c in columns]
+    if len(names) == 1:
+        return SQL("coalesce({}::pg_catalog.text, '')").format(names[0])
+    return SQL("ROW({})::pg_catalog.text").format(SQL(", ").join(names))
 
 
 def gather(
-    table: Identifier, parts: int, key: Iterable[str], row: Iterable[str], where: list[Composable]
+    table: Identifier,
+    parts: int,
+    key: Composable,
+    where: list[Composable],
+    row: Composable | None = None,
 ) -> Composed:
     """One batch of a table: the digests of its keys (and rows), put together by part."""
-    row = tuple(row)
-    value = SQL("d.k") if not row else SQL("d.k || d.v")
     return SQL(
         "SELECT pg_catalog.get_byte(d.k, 0) * {parts} / 256 AS part, "
         "pg_catalog.string_agg({value}, ''::pg_catalog.bytea) AS digests "
         "FROM (SELECT {key} AS k, {row} AS v FROM {table} AS r WHERE {where}) AS d GROUP BY 1"
     ).format(
         parts=Literal(parts),
-        value=value,
-        key=digest(key),
-        row=digest(row) if row else SQL("NULL::pg_catalog.bytea"),
+        value=SQL("d.k") if row is None else SQL("d.k || d.v"),
+        key=key,
+        row=SQL("NULL::pg_catalog.bytea") if row is None else row,
         table=table,
         where=SQL(" AND ").join(where),
     )
 
 
-def one_of(columns: Iterable[str], digests: Iterable[bytes]) -> Composable:
+def one_of(key: Composable, digests: Iterable[bytes]) -> Composable:
     """The condition that leaves the rows with these digests of their key."""
     values = SQL(", ").join(
         SQL("{}::pg_catalog.bytea").format(Literal("\\x" + d.hex())) for d in digests
     )
-    return SQL("{} IN ({})").format(digest(columns), values)
+    return SQL("{} IN ({})").format(key, values)

@@ -335,3 +335,17 @@ def of_workspace(key: str, workspace: str | None, table: Table | None = None) ->
             column, Literal(workspace)
         )
     ]
+
+
+def by_index(key: str, workspace: str | None, table: Table) -> bool:
+    """Whether an index finds the rows of that workspace."""
+    column = table.column(key)
+    if workspace is None or column is None or column.type != "text":
+        return False
+    name = canonical.quote(key)
+    return any(k.columns[:1] == (key,) for k in table.keys) or any(
+        i.valid
+        and i.definition.startswith((f"btree ({name},", f"btree ({name})"))
+        and " WHERE " not in i.definition
+        for i in table.indexes
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +17,24 @@ from psycopg.sql import SQL, Composable, Literal
 
 from parlant_shard import db, trail
 from parlant_shard.errors import ShardError, TopologyError
+from parlant_shard.locks import lock_is_free
 from parlant_shard.shardmap import shard_of
 from parlant_shard.topology import Topology
-from parlant_shard.verify import across, hidden, placement, structure, walls
+from parlant_shard.verify import across, duplicates, hidden, placement, structure, walls
 from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
 from parlant_shard.verify.read import Seen, read
 from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
-from parlant_shard.verify.rows import Place, Probe, Probes, of_workspace
-from parlant_shard.verify.site import Site
+from parlant_shard.verify.rows import Place, Probe, Probes, by_index, of_workspace
+from parlant_shard.verify.site import Readers, Site, fresh
 from parlant_shard.verify.state import Position, Progress, load
 
 Say = Callable[[str], None]
 
 # Findings of one kind, on one table, that are told apart by workspace. More become one.
 _TOLD_APART = 100
+
+# Seconds for a run of `apply` or `maintain` to end, before definitions are looked at again.
+_RUNS = 15.0
 
 # Seconds between two words about a table that takes long.
 _WORD = 10.0
@@ -65,7 +71,7 @@ def verify(
 def _audit(topology: Topology, workspace: str | None, progress: Progress, say: Say) -> Report:
     stop = threading.Event()
     seen = read(topology, workspace, stop)
-    run = _Run(seen, progress, say)
+    run = _Run(seen, progress, say, stop)
     try:
         report = run.report()
     except BaseException:
@@ -96,9 +102,20 @@ def _note(entry: trail.Entry, report: Report) -> None:
     }
 
 
+# What looks at definitions, with the check that is named where it cannot.
+_DEFINITIONS: tuple[tuple[str, Callable[[Seen], Iterable[Finding]]], ...] = (
+    ("schema", structure.definitions),
+    ("placement", placement.placement),
+    ("shard-map", placement.stored_map),
+    ("grants", walls.rights),
+    ("keys", hidden.hidden),
+    ("audit-trail", hidden.audit_trail),
+)
+
+
 class _Run:
-    def __init__(self, seen: Seen, progress: Progress, say: Say) -> None:
-        self.seen, self.progress, self._say = seen, progress, say
+    def __init__(self, seen: Seen, progress: Progress, say: Say, stop: threading.Event) -> None:
+        self.seen, self.progress, self._say, self._stop = seen, progress, say, stop
         self.findings: list[Finding] = []
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = defaultdict(float)
@@ -130,6 +147,7 @@ class _Run:
                     site.cancel()
                 raise
         self._across()
+        self._definitions_again()
         return Report(
             topology=seen.topology.name,
             workspace=seen.workspace,
@@ -143,26 +161,61 @@ class _Run:
     # --- definitions -----------------------------------------------------------------------------
 
     def _definitions(self) -> None:
-        seen = self.seen
-        for name, work in (
-            ("schema", structure.definitions),
-            ("placement", placement.placement),
-            ("shard-map", placement.stored_map),
-            ("grants", walls.rights),
-            ("keys", hidden.hidden),
-            ("audit-trail", hidden.audit_trail),
-        ):
+        for name, work in _DEFINITIONS:
             began = time.monotonic()
             try:
-                found = [f for f in work(seen) if self._concerns(f)]
+                self.findings += [f for f in work(self.seen) if self._concerns(f)]
             except (psycopg.Error, ShardError) as error:
-                self._failed(name, seen.topology.coordinator, error)
+                self._failed(name, self.seen.topology.coordinator, error)
                 continue
             self.seconds[name] += time.monotonic() - began
-            self.findings += found
-            for finding in found:
-                self.counts[finding.check] += 1
         self.say(f"definitions, placement and rights: {len(self.findings)} findings")
+
+    def _definitions_again(self) -> None:
+        """Look at all servers once more, and keep what is still wrong.
+
+        The snapshots are of several moments, and `apply` or `maintain` may have been at work.
+        """
+        before = [f for f in self.findings if f.check in OF_DEFINITIONS]
+        if not before:
+            return
+        with suppress(psycopg.Error):
+            for site in self.seen.sites.values():
+                # A run that builds an index concurrently waits for every snapshot.
+                site.release()
+        running = self._await_runs()
+        try:
+            seen = read(self.seen.topology, self.seen.workspace, self._stop)
+        except ShardError:
+            return  # what was seen once stands
+        try:
+            there = {_what(f) for _, work in _DEFINITIONS for f in work(seen)}
+        except (psycopg.Error, ShardError):
+            return
+        finally:
+            for site in seen.sites.values():
+                site.close()
+        lasting = [f for f in before if f.server not in seen.sites or _what(f) in there]
+        self.findings = [f for f in self.findings if f.check not in OF_DEFINITIONS] + lasting
+        if running:
+            for check in sorted({f.check for f in lasting}):
+                self.remarks[check].append("a run of apply or maintain had not ended: look again")
+
+    def _await_runs(self) -> bool:
+        """Give a run that is changing definitions a moment to end; whether it is still going on."""
+        site = self.seen.coordinator
+        if site is None or site.connection.closed:
+            return False
+        until = time.monotonic() + _RUNS
+        try:
+            with fresh(site) as now:
+                while not lock_is_free(now.connection, self.seen.topology.name):
+                    if time.monotonic() > until or self._stop.is_set():
+                        return True
+                    time.sleep(0.5)
+        except (psycopg.Error, ShardError):
+            return False
+        return False
 
     def _concerns(self, finding: Finding) -> bool:
         """With --workspace: what is about that workspace, its shard, or all shards."""
@@ -196,10 +249,12 @@ class _Run:
                         if site.connection.closed:
                             self._lose(server, error)
                             return
-                        self._failed(check, server, error, table=place.table)
+                        if not self._retired(place, error):
+                            self._failed(check, server, error, table=place.table)
                         continue
                     except ShardError as error:
-                        self._failed(check, server, error)
+                        if not self._retired(place, error):
+                            self._failed(check, server, error)
                         continue
                     with self._lock:
                         self.findings += found
@@ -209,6 +264,16 @@ class _Run:
             with self._lock:
                 self.seconds[check] = max(self.seconds[check], took)
             self.say(f"{server}: {check}: {len(mine)} tables, {rows} rows found ({took:.1f} s)")
+
+    def _retired(self, place: Place, error: psycopg.Error | ShardError) -> bool:
+        """Whether it is a partition that was dropped since the snapshot: `maintain` did its work.
+
+        Whether it should have gone is for the checks of definitions to say.
+        """
+        gone = isinstance(error, psycopg.errors.UndefinedTable) or (
+            isinstance(error, ShardError) and error.code == "PS703"
+        )
+        return gone and place.table != place.root
 
     def _units(
         self, site: Site, probes: Probes, check: str, place: Place
@@ -261,7 +326,8 @@ class _Run:
                 share = 100 * page // max(1, heap.pages)
                 self.say(f"{site.server}: {probe.check}: {place.table}: {share} %")
 
-        site.sweep(heap, batch, since=position.page, reached=reached)
+        whole = by_index(seen.tenancy.key, seen.workspace, seen.table(place))
+        site.sweep(heap, batch, since=position.page, reached=reached, whole=whole)
         return list(totals.values())
 
     # --- across servers --------------------------------------------------------------------------
@@ -271,8 +337,9 @@ class _Run:
         usable = set(seen.sites) - set(seen.blind) - self._lost
         home = seen.topology.coordinator
         holders = {s.server for s in seen.topology.shards.values()}
+        readers = Readers(seen.sites, trusting=home)
         plans: list[tuple[str, Iterable[str], Callable[[Seen, str], across.Result], bool]] = [
-            ("duplicate-key", seen.tenancy.sharded, across.duplicate_keys, True),
+            ("duplicate-key", seen.tenancy.sharded, duplicates.duplicate_keys, True),
             (
                 "reference-rows",
                 seen.tenancy.of_kind("reference") if seen.workspace is None else (),
@@ -282,7 +349,7 @@ class _Run:
             (
                 "federated-rows",
                 seen.tenancy.sharded,
-                across.federated_rows,
+                lambda seen, logical: across.federated_rows(seen, logical, readers),
                 {home, *holders} <= usable,
             ),
         ]
@@ -307,6 +374,7 @@ class _Run:
                 self.counts[check] += sum(f.rows for f in found)
             self.seconds[check] = time.monotonic() - began
             self.say(f"{check}: {self.counts[check]} found ({self.seconds[check]:.1f} s)")
+        readers.close()
 
     def _incomplete(self, check: str) -> bool:
         return bool(self.seen.unreachable or self.seen.blind or self._lost)
@@ -376,6 +444,19 @@ class _Run:
             detail="; ".join(parts) or CHECKS[name],
             seconds=round(self.seconds[name], 3),
         )
+
+
+def _what(finding: Finding) -> tuple[str | None, ...]:
+    """What a finding of definitions says, without the numbers: what they count may change."""
+    return (
+        finding.check,
+        finding.severity,
+        finding.server,
+        finding.shard,
+        finding.table,
+        finding.workspace,
+        re.sub(r"\d+", "", finding.detail),
+    )
 
 
 def _add(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,7 @@ class Site:
     def __init__(self, topology: Topology, server: str, stop: threading.Event) -> None:
         self.topology, self.server, self._stop = topology, server, stop
         self.row_security = "off"
+        self._heaps: dict[str, Heap] = {}
         preflight.refuse_poolers(topology, server)
         self.connection = _connect(topology, server)
         try:
@@ -96,6 +97,11 @@ class Site:
 
     def close(self) -> None:
         self.connection.close()
+
+    def release(self) -> None:
+        """Give up the snapshot: nothing waits for it any more."""
+        if not self.connection.closed:
+            self.connection.execute("ROLLBACK")
 
     def cancel(self) -> None:
         self.connection.cancel()
@@ -142,14 +148,20 @@ class Site:
     # --- reading a table -------------------------------------------------------------------------
 
     def heap(self, table: str) -> Heap:
+        """Raises ShardError (PS703) where the table was dropped since the snapshot.
+
+        Asked for once: what came after the snapshot holds nothing that it shows.
+        """
+        if table in self._heaps:
+            return self._heaps[table]
         found = self.named("heap", table=table)
-        if not found:
+        if not found or found[0]["pages"] is None:
             raise ShardError(
                 f'table "{table}" of server "{self.server}" is gone since the run began',
                 code="PS703",
                 hint="run `parlant-shard verify` again",
             )
-        return Heap(**found[0])
+        return self._heaps.setdefault(table, Heap(**found[0]))
 
     def sweep(
         self,
@@ -158,13 +170,21 @@ class Site:
         *,
         since: int = 0,
         reached: Callable[[int], None] = lambda _: None,
+        whole: bool = False,
     ) -> None:
         """Call `work` with one condition on `r.ctid` after the other, until all pages are read.
 
         `work` runs one statement; where that takes too long it is called again with fewer pages.
         `reached` hears the page before which everything was read. Pages that came after the
         snapshot hold nothing that it shows; the last condition has no upper bound all the same.
+        With `whole` all pages are tried at once first: an index finds what `work` asks for.
         """
+        if whole and not since:
+            try:
+                return work(SQL("true"))
+            except psycopg.errors.QueryCanceled:
+                if self._stop.is_set():
+                    raise
         page, size = since, _FIRST
         while True:
             upper = page + size if page + size < heap.pages else None
@@ -178,7 +198,7 @@ class Site:
                 continue
             took = time.monotonic() - began
             if upper is None:
-                return
+                return None
             page = upper
             reached(page)
             if took < _QUICK:
@@ -223,6 +243,27 @@ def fresh(site: Site, timeout: int = BATCH_TIMEOUT, *, trusting: bool = False) -
         yield found
     finally:
         found.connection.close()
+
+
+class Readers:
+    """Second sessions that several checks share, opened when one is needed. Safe for threads."""
+
+    def __init__(self, sites: Mapping[str, Site], trusting: str) -> None:
+        self._sites, self._trusting = sites, trusting
+        self._open: dict[str, Fresh] = {}
+        self._lock = threading.Lock()
+
+    def of(self, server: str) -> Fresh:
+        with self._lock:
+            found = self._open.get(server)
+            if found is None or found.connection.closed:
+                found = Fresh(self._sites[server], WHOLE_TIMEOUT, trusting=server == self._trusting)
+                self._open[server] = found
+            return found
+
+    def close(self) -> None:
+        for reader in self._open.values():
+            reader.connection.close()
 
 
 def _connect(topology: Topology, server: str) -> db.Connection:

@@ -250,7 +250,8 @@ def _reaching(
 def _revealing(seen: Seen, site: Site, application: _Application) -> Iterator[Finding]:
     """Views and functions that show the application what their owner sees."""
     wanted, analytics = seen.wanted(site.server), seen.topology.isolation.analytics
-    passing = [*application.owners, *([analytics] if analytics else [])]
+    there = analytics in seen.live[site.server].roles  # where it is missing, `policies` says it
+    passing = [*application.owners, *([analytics] if analytics and there else [])]
     sources = _tenants_tables(seen, site.server)
     roles = [
         r["name"] for r in application.rows if not _beyond(r) and r["name"] in application.names
