@@ -211,11 +211,16 @@ def test_a_connection_that_stayed_in_a_pipeline_is_not_used_again(topology: Topo
     """psycopg cannot leave a pipeline whose answers a cancelled task did not read."""
 
     async def work(router: AsyncRouter) -> None:
-        real = await router.pools.acquire("core")
-        real.pgconn.enter_pipeline_mode()
-        await router.pools.release("core", real)
-        found = await router.execute(NOTES, workspace="ws1")
-        assert await found.fetchall() == notes("ws1")
+        for half in ("of libpq", "of psycopg"):
+            real = await router.pools.acquire("core")
+            if half == "of libpq":
+                real.pgconn.enter_pipeline_mode()
+            else:
+                real._pipeline = psycopg.AsyncPipeline(real)
+            await router.pools.release("core", real)
+            assert real.closed, half
+            found = await router.execute(NOTES, workspace="ws1")
+            assert await found.fetchall() == notes("ws1")
         async with router.workspace("ws1") as connection:
             await connection.execute(NOTES)
             assert connection._real is not None

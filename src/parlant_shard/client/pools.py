@@ -49,11 +49,13 @@ def is_alive(connection: Connection | AsyncConnection) -> bool:
 
 
 def is_piped(connection: Connection | AsyncConnection) -> bool:
-    """Whether an interrupted statement left the connection in a pipeline.
+    """Whether an interrupted statement left the connection in a pipeline, or psycopg thinks so.
 
     What is sent there is not committed before somebody synchronises, and nobody would.
     """
-    return not connection.closed and connection.pgconn.pipeline_status != PipelineStatus.OFF
+    return not connection.closed and (
+        connection.pgconn.pipeline_status != PipelineStatus.OFF or connection._pipeline is not None
+    )
 
 
 def _readable(descriptor: int) -> bool:
