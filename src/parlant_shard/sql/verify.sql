@@ -113,6 +113,15 @@ SELECT c.relname AS name
    AND pg_catalog.has_table_privilege(g.oid, c.oid, %(privilege)s)
  ORDER BY 1;
 
+-- name: creating
+-- Schemas of statements' search_path in which the application may make functions and operators.
+SELECT n.nspname AS name
+  FROM pg_catalog.pg_namespace n
+  JOIN pg_catalog.pg_roles g ON g.rolname = %(role)s
+ WHERE n.nspname IN (%(namespace)s, 'public')
+   AND pg_catalog.has_schema_privilege(g.oid, n.oid, 'CREATE')
+ ORDER BY 1;
+
 -- name: server_grants
 -- Foreign servers of ours that PUBLIC or the application may use, and user mappings of theirs.
 SELECT 'foreign server ' || s.srvname AS name, coalesce(g.rolname, 'PUBLIC') AS role

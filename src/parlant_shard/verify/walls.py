@@ -22,6 +22,7 @@ def rights(seen: Seen) -> Iterator[Finding]:
         if seen.topology.isolation.rls:
             if server == seen.topology.coordinator:
                 yield from _carried(seen, site)
+            yield from _creating(seen, site)
             yield from _bypassing(seen, site)
             yield from _owners(seen, site)
 
@@ -88,6 +89,23 @@ def _carried(seen: Seen, site: Site) -> Iterator[Finding]:
                 "workspaces, and no policy holds them back",
                 statement=_acl(seen.topology.namespace, row["name"]),
             )
+
+
+def _creating(seen: Seen, site: Site) -> Iterator[Finding]:
+    """Where the application could leave a function that statements of others then call."""
+    role = seen.topology.isolation.role or ""
+    for row in site.named("creating", role=role):
+        yield Finding(
+            check="grants",
+            server=site.server,
+            detail=f'{role} may create functions and operators in schema "{row["name"]}": '
+            "statements of other workspaces would call them, with their setting",
+            statement=render(
+                SQL("SELECT nspacl FROM pg_catalog.pg_namespace WHERE nspname = {}").format(
+                    Literal(row["name"])
+                )
+            ),
+        )
 
 
 def _bypassing(seen: Seen, site: Site) -> Iterator[Finding]:
