@@ -119,8 +119,9 @@ def test_what_only_python_takes_for_white_space_is_not_cut_off(between: str) -> 
     assert route(f"SELECT id FROM workspace{between}/* x */").kind is Kind.REFUSED
 
 
-def test_half_a_comment_at_the_end_is_none() -> None:
-    assert route("SELECT id FROM parlant_agent/*/").code == "PS600"
+@pytest.mark.parametrize("end", ["/*/", "/*//*/", "/*/*/", "/* /*/"])
+def test_half_a_comment_at_the_end_is_none(end: str) -> None:
+    assert route("SELECT id FROM parlant_agent " + end).code == "PS600"
 
 
 def test_one_text_serves_every_workspace_and_follows_the_map() -> None:

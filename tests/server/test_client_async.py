@@ -189,6 +189,47 @@ def test_a_cancelled_task_gives_its_connection_back(topology: Topology) -> None:
     run(topology, work, max_size=1)
 
 
+def test_a_connection_comes_back_though_its_task_is_cancelled_again(topology: Topology) -> None:
+    """A second timeout, or a scope of anyio, cancels a task while it rolls back."""
+
+    async def work(router: AsyncRouter) -> None:
+        for _ in range(3):
+            real = await router.pools.acquire("core")
+            await real.execute("BEGIN")
+            task = asyncio.create_task(router.pools.release("core", real))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            found = await router.execute(NOTES, workspace="ws1")
+            assert await found.fetchall() == notes("ws1")
+
+    run(topology, work, max_size=1, timeout=3)
+
+
+def test_a_connection_that_stayed_in_a_pipeline_is_not_used_again(topology: Topology) -> None:
+    """psycopg cannot leave a pipeline whose answers a cancelled task did not read."""
+
+    async def work(router: AsyncRouter) -> None:
+        for half in ("of libpq", "of psycopg"):
+            real = await router.pools.acquire("core")
+            if half == "of libpq":
+                real.pgconn.enter_pipeline_mode()
+            else:
+                real._pipeline = psycopg.AsyncPipeline(real)
+            await router.pools.release("core", real)
+            assert real.closed, half
+            found = await router.execute(NOTES, workspace="ws1")
+            assert await found.fetchall() == notes("ws1")
+        async with router.workspace("ws1") as connection:
+            await connection.execute(NOTES)
+            assert connection._real is not None
+            connection._real[1].pgconn.enter_pipeline_mode()
+            assert await (await connection.execute(NOTES)).fetchall() == notes("ws1")
+
+    run(topology, work, max_size=1, timeout=3)
+
+
 def test_a_closed_router_says_so(topology: Topology) -> None:
     async def work() -> None:
         router = AsyncRouter(topology)

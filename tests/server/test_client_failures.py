@@ -242,6 +242,14 @@ def test_the_asynchronous_router_fails_in_the_same_way(
     asyncio.run(work())
 
 
+def test_a_connection_that_stayed_in_a_pipeline_is_replaced(router: Router) -> None:
+    real = router.pools.acquire("core")
+    real.pgconn.enter_pipeline_mode()
+    router.pools.release("core", real)
+    assert real.closed
+    assert router.execute(READ, workspace="ws1").fetchone() is not None
+
+
 def test_a_server_that_reads_literals_otherwise(
     world: World, topology: Topology, shard_map: ShardMap
 ) -> None:

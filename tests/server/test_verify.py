@@ -387,6 +387,11 @@ def test_the_second_wall(tmp_path: Path, clusters: Clusters) -> None:
                 f"REVOKE DELETE ON country FROM {app}",
                 "grants country",
             ),
+            (
+                "GRANT CREATE ON SCHEMA public TO PUBLIC",
+                "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+                "grants",
+            ),
         ):
             world.execute(*breaks.split("; "))
             report = audit(world, what)

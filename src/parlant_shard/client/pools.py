@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import psycopg
+from psycopg.pq import PipelineStatus
 from psycopg_pool import (
     AsyncConnectionPool,
     ConnectionPool,
@@ -34,7 +35,7 @@ _SOON = 2.0
 
 def is_alive(connection: Connection | AsyncConnection) -> bool:
     """Whether an idle connection can still be used, as far as this side knows. Sends nothing."""
-    if connection.closed:
+    if connection.closed or is_piped(connection):
         return False
     try:
         for _ in range(3):
@@ -45,6 +46,16 @@ def is_alive(connection: Connection | AsyncConnection) -> bool:
     except (psycopg.Error, OSError, ValueError):
         return False
     return False
+
+
+def is_piped(connection: Connection | AsyncConnection) -> bool:
+    """Whether an interrupted statement left the connection in a pipeline, or psycopg thinks so.
+
+    What is sent there is not committed before somebody synchronises, and nobody would.
+    """
+    return not connection.closed and (
+        connection.pgconn.pipeline_status != PipelineStatus.OFF or connection._pipeline is not None
+    )
 
 
 def _readable(descriptor: int) -> bool:
@@ -182,6 +193,8 @@ class Pools:
     def release(self, server: str, connection: Connection) -> None:
         """Give it back; the pool rolls back what is open and replaces what is broken."""
         pool, _ = self._pools[server]
+        if is_piped(connection):
+            connection.close()
         pool.putconn(connection)
 
     def close(self) -> None:
@@ -237,9 +250,15 @@ class AsyncPools:
             await pool.putconn(connection)
 
     async def release(self, server: str, connection: AsyncConnection) -> None:
-        """Give it back; the pool rolls back what is open and replaces what is broken."""
+        """Give it back; the pool rolls back what is open and replaces what is broken.
+
+        A task may be cancelled again while it cleans up (a second timeout, a scope of anyio): the
+        pool would then count the connection as in use for ever.
+        """
         pool, _ = self._pools[server]
-        await pool.putconn(connection)
+        if is_piped(connection):
+            await connection.close()
+        await asyncio.shield(pool.putconn(connection))
 
     async def close(self) -> None:
         async with self._lock:

@@ -98,6 +98,8 @@ def _split_comment(sql: str, params: Params) -> tuple[str, str]:
     inner = sql[begin + 2 : -2]
     if begin < 0 or "*/" in inner or "\0" in inner or not inner.isascii():
         return sql, ""
+    if inner.endswith("/"):
+        return sql, ""  # with the end's asterisk it opens another comment, within this one
     line = max(sql.rfind("\n", 0, begin), sql.rfind("\r", 0, begin)) + 1
     if "--" in sql[line:begin]:
         return sql, ""  # it may begin within a line comment: then its next line is no comment

@@ -145,14 +145,14 @@ SELECT c.relname AS name
  ORDER BY 1;
 
 -- name: schema_grants
--- Who may make objects beside the tables: PUBLIC and the application.
-SELECT coalesce(g.rolname, 'PUBLIC') AS role
+-- Who may make objects in schemas of statements' search_path: PUBLIC and the application.
+SELECT n.nspname AS schema, coalesce(g.rolname, 'PUBLIC') AS role
   FROM pg_catalog.pg_namespace n
   CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) x
   LEFT JOIN pg_catalog.pg_roles g ON g.oid = x.grantee
- WHERE n.nspname = %(namespace)s AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
-   AND (x.grantee = 0 OR g.rolname = ANY (%(roles)s))
- GROUP BY 1 ORDER BY 1;
+ WHERE n.nspname IN (%(namespace)s, 'public') AND x.privilege_type = 'CREATE'
+   AND x.grantee <> n.nspowner AND (x.grantee = 0 OR g.rolname = ANY (%(roles)s))
+ GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- name: default_grants
 -- What PUBLIC gets of every table that an owner of our tables makes: of the next partition too.

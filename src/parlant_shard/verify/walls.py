@@ -123,17 +123,17 @@ def _grants(seen: Seen, site: Site, application: _Application) -> Iterator[Findi
             "owner of the schema parlant_shard",
             statement=_role(row["owner"]),
         )
-    namespace = seen.topology.namespace
     for row in site.named("schema_grants", roles=roles):
         yield Finding(
             check="grants",
-            severity="warning",
+            # A function left there is called by statements of others, with their setting.
+            severity="error" if seen.topology.isolation.rls else "warning",
             server=site.server,
-            detail=f'{row["role"]} may create objects in the schema "{namespace}", beside the '
-            "tables",
+            detail=f"{row['role']} may create functions and other objects in the schema "
+            f'"{row["schema"]}", where statements of all workspaces find them',
             statement=render(
                 SQL("SELECT nspacl FROM pg_catalog.pg_namespace WHERE nspname = {}").format(
-                    Literal(namespace)
+                    Literal(row["schema"])
                 )
             ),
         )
