@@ -19,6 +19,7 @@ from test_maintain_crash import TWO, written
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
 from parlant_shard.errors import Exit
+from parlant_shard.maintain.tasks import Noun
 from servers import Clusters, database_name
 
 pytestmark = pytest.mark.matrix
@@ -312,6 +313,57 @@ def test_what_depends_on_a_detached_partition(world: World) -> None:
     assert not (found["PS510"].hint or "").startswith("Use DROP")
     assert '"sub"' in found["PS532"].message
     assert world.value("SELECT to_regclass('sub') IS NOT NULL")
+
+
+def test_a_table_that_somebody_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short lock is outwaited; of a long one the holder is named. The other server is done."""
+    world.apply(TWO)
+    now = months(now_of(world), 1)
+    with world.connect() as other:
+        other.execute("SET application_name = 'migration'")
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE item_s1 IN ACCESS EXCLUSIVE MODE")
+        with monkeypatch.context() as patch:
+            patch.setattr("parlant_shard.maintain.site.LOCKED_WAIT", 0.5)
+            report = upkeep.maintain(world.load(TWO), now=now)
+        assert [(f.code, f.server) for f in report.failures] == [("PS404", "core")]
+        assert '("migration") on "item_s1" since ' in report.failures[0].message
+        assert [c.server for c in report.cuts if c.horizon.until == months(now, 3)] == ["east"]
+
+        def listen(event: str, _step: object, text: str) -> None:
+            if event == "note" and "migration" in text:
+                other.execute("ROLLBACK")
+
+        maintain(world, TWO, now, listener=listen)
+    settled(world, TWO, now)
+
+
+def test_a_clock_that_is_far_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing error must neither fill the catalogue nor take hours to be found."""
+    what = layout({"s1": ["a"]}, tables=cut("1 hour", 2))
+    world.apply(what)
+    monkeypatch.setattr("parlant_shard.maintain.tasks.MOST_NEW", 5)
+    for year in ("1900-01-01", "2999-12-31T23:59:59Z"):
+        now = upkeep.moment(year)
+        report = maintain(world, what, now, dry_run=True)
+        made = [s for s in report.plan.steps if s.phase == Noun.PREMAKE]
+        assert len(made) <= 5
+        # What inserts of that moment wait for is made first.
+        assert any(f"p{now:%Y%m%d}" in s.title for s in made)
+    assert [n for n in report.notices if "run it again for the others" in n]
+
+
+@pytest.mark.parametrize("every", ["5 weeks", "7 months"])
+def test_a_partition_from_minus_infinity(world: World, every: str) -> None:
+    """Without a retention its gaps are looked for from the first partition on."""
+    what = layout({"s1": ["a"]}, tables=cut(every, 2))
+    world.apply(what)
+    world.execute(
+        "CREATE TABLE ancient PARTITION OF log_s1 FOR VALUES FROM ('-infinity') TO ('2026-01-01Z')"
+    )
+    now = months(now_of(world), 12)
+    assert [c.horizon.low for c in maintain(world, what, now).cuts] == [False]
+    assert maintain(world, what, now).plan.steps == ()
 
 
 # --- what the role or the database says -----------------------------------------------------------

@@ -37,6 +37,10 @@ from parlant_shard.topology import Partition, Topology
 STATISTICS_AGE = timedelta(days=7)
 # Those of a foreign table are fetched over the network: less often where nothing comes and goes.
 PLAIN_AGE = timedelta(days=30)
+# Partitions of one table that a run makes: a clock that is far off must not fill the catalogue.
+MOST_NEW = 2_000
+# Intervals that are looked back for gaps: eleven years of hours.
+_LOOK_BACK = 100_000
 # Before it, postgres_fdw fetches every row of a table for its statistics.
 _SAMPLES = 16
 
@@ -349,6 +353,9 @@ class _Tasks:
             oldest: datetime | None = partitions.before(partition.retention, self.now)
         else:
             oldest = min((lower for lower, _ in bounds if lower is not None), default=None)
+        if oldest is not None:
+            current = partitions.floor(partition.every, self.now)
+            oldest = max(oldest, partitions.earlier(partition.every, current, _LOOK_BACK))
         retired = [(r.lower, r.upper) for r in self.live.retired if r.parent == table.name]
         missing = partitions.uncovered(
             control_of(table).fitting(
@@ -365,8 +372,13 @@ class _Tasks:
         default = _default_of(leaves)
         held = self.found.defaults.get(default.name) if default else None
         free = []
+        if len(missing) > MOST_NEW:
+            self.notices.append(
+                f'table "{table.name}" on server "{on["server"]}" lacks {len(missing)} partitions: '
+                f"this run makes {MOST_NEW} of them, run it again for the others"
+            )
         # Those ahead of the clock first: they are what inserts wait for.
-        for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0])):
+        for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0]))[:MOST_NEW]:
             rows = held.within(lower, upper) if held else 0
             if not rows:
                 free.append((lower, upper))
