@@ -263,7 +263,7 @@ def test_a_retention_that_grew_after_a_detach(world: World) -> None:
     assert report.archived == []
     assert [w.due <= later for w in report.waiting] == [True] * len(detached)
     (told,) = [n for n in report.notices if "retention" in n]
-    assert told.startswith(f'{len(detached)} detached partitions of "log_s1" on server "core"')
+    assert told.startswith(f"{len(detached)} detached partitions, ")
     (statement,) = re.findall("`(ALTER TABLE .*)`", told)
     assert detached[0][0] in statement
     world.execute(statement)
@@ -271,6 +271,17 @@ def test_a_retention_that_grew_after_a_detach(world: World) -> None:
     assert [n for n in report.notices if n.startswith(f"{len(detached) - 1} detached")]
     # By the short one they go the way of all partitions.
     assert len(maintain(world, short, later).archived) == len(detached) - 1
+
+
+def test_after_a_run_with_a_clock_in_the_future(world: World) -> None:
+    """It retired the present, and no clock makes that again: what to do is told."""
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2, retention="1 month"))
+    world.apply(what)
+    maintain(world, what, months(now_of(world), 4))
+    notices = maintain(world, what).notices
+    assert any('into "log_s1" on server "core" fail: no partition' in n for n in notices), notices
+    (told,) = [n for n in notices if "ATTACH PARTITION" in n]
+    assert " detached partitions, the first of them " in told
 
 
 def test_a_table_that_the_topology_says_nothing_of(world: World) -> None:

@@ -112,10 +112,10 @@ class Report:
                     "own, that waits until the rows are moved (--move-default-rows)"
                 )
             if cut.horizon.low:
-                found.append(
-                    f'inserts into "{cut.table}" on server "{cut.server}" will fail from '
-                    f"{cut.horizon.until} UTC on"
-                )
+                fail = f"will fail from {cut.horizon.until} UTC on"
+                if cut.horizon.until == self.now:
+                    fail = "fail: no partition is there for rows of now"
+                found.append(f'inserts into "{cut.table}" on server "{cut.server}" {fail}')
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
         found += [
             f'{m.rows} rows of default partition "{m.default}" on server "{m.server}" were moved '

@@ -569,11 +569,13 @@ class _Tasks:
         """The retention grew after a detach: only a person knows whether the rows shall be seen."""
         row, table = again[0]
         one = replace(table, bound=Bound(lower=row.lower, upper=row.upper))
-        what = "1 detached partition" if len(again) == 1 else f"{len(again)} detached partitions"
+        what = "1 detached partition"
+        if len(again) > 1:
+            what = f'{len(again)} detached partitions, the first of them "{table.name}",'
         self.notices.append(
             f'{what} of "{parent.name}" on server "{on["server"]}" would not have expired by the '
-            "retention that the topology says now: kept and not archived, and rows in it are not "
-            f"seen; `{render(Ddl(self.topology.namespace).attach(parent, one))}` brings "
+            "retention that the topology says now: kept and not archived, the rows are not seen; "
+            f"`{render(Ddl(self.topology.namespace).attach(parent, one))}` brings "
             f'"{table.name}" back'
         )
 
