@@ -349,6 +349,21 @@ def test_a_table_that_somebody_locked(world: World, monkeypatch: pytest.MonkeyPa
     settled(world, TWO, now)
 
 
+def test_what_another_maintainer_works_on_is_no_alarm(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
+    world.apply(what)
+    now = months(now_of(world), 6)
+    seen: list[tuple[str, ...]] = []
+
+    def listen(event: str, _step: object, _text: str) -> None:
+        if event == "start" and not seen:
+            seen.append(upkeep.maintain(world.load(what), now=now).notices)
+
+    maintain(world, what, now, listener=listen)
+    assert [n for n in seen[0] if "another maintain works on" in n]
+    assert not [n for n in seen[0] if "inserts into" in n], seen
+
+
 def test_a_clock_that_is_far_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error must neither fill the catalogue nor take hours to be found."""
     what = layout({"s1": ["a"]}, tables=cut("1 hour", 2))

@@ -345,7 +345,8 @@ class _Tasks:
                 message=f'table "{table.name}" is partitioned by "{table.partition_by}", and the '
                 f"topology says that it is {says}: nobody makes its partitions",
                 code="PS531",
-                hint="restore `partition:` of the table in the topology file",
+                hint="restore `partition:` of the table in the topology file; `parlant-shard plan "
+                f"{self.topology.file}` shows what becomes of the table otherwise",
             )
             return
         bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
