@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
-from test_maintain import cut, maintain, months, now_of, settled
+from test_maintain import cut, maintain, months, now_of, put, settled
 from test_maintain_crash import TWO, written
 
 from parlant_shard import maintain as upkeep
@@ -129,6 +129,22 @@ def test_what_fails_for_many_partitions_is_told_once(world: World) -> None:
             rf'the same for \d more partitions of "{failure.table}", up to "{failure.table}_p',
             failure.message,
         ), failure.message
+
+
+def test_rows_that_keep_many_partitions_out_are_told_once(world: World) -> None:
+    default = layout({"s1": ["a"]}, tables=cut("1 day", 1, default=True))
+    world.apply(default)
+    now = now_of(world) + timedelta(days=2)
+    for days in (1, 2, 3):
+        put(world, now + timedelta(days=days))
+    what = layout({"s1": ["a"]}, tables=cut("1 day", 3, default=True))
+    report = upkeep.maintain(world.load(what), now=now)
+    (failure,) = report.failures
+    assert failure.code == "PS581"
+    assert ': 3 partitions of "log_s1" between ' in failure.message
+    assert failure.message.endswith(" holds 3 rows of them")
+    maintain(world, what, now, move=100)
+    assert maintain(world, what, now).plan.steps == ()
 
 
 # --- the metrics file -----------------------------------------------------------------------------

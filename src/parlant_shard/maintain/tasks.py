@@ -372,7 +372,8 @@ class _Tasks:
             return
         default = _default_of(leaves)
         held = self.found.defaults.get(default.name) if default else None
-        free = []
+        free: list[partitions.Range] = []
+        kept: list[tuple[datetime, datetime, int]] = []
         if len(missing) > MOST_NEW:
             self.notices.append(
                 f'table "{table.name}" on server "{on["server"]}" lacks {len(missing)} partitions: '
@@ -383,14 +384,10 @@ class _Tasks:
             rows = held.within(lower, upper) if held else 0
             if not rows:
                 free.append((lower, upper))
-            elif self.move is None:
-                assert default is not None
-                yield GivenUp(
-                    message=f'the partition of "{table.name}" from {lower} to {upper} is not made: '
-                    f'default partition "{default.name}" holds {rows} rows of it',
-                    code="PS581",
-                    hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
-                )
+            else:
+                kept.append((lower, upper, rows))
+        if kept and default is not None and self.move is None:
+            yield self._kept_out(table, default, kept)
         for made in self._new(on, managed, table, leaves, rolling, free):
             yield c.CreatePartition(
                 server=on["server"],
@@ -399,6 +396,21 @@ class _Tasks:
                 table=made,
                 default=guarded(made, leaves, self.now),
             )
+
+    def _kept_out(
+        self, table: Table, default: Table, kept: list[tuple[datetime, datetime, int]]
+    ) -> GivenUp:
+        """One message for all partitions of a table that rows of its default partition keep out."""
+        lower, upper = min(x[0] for x in kept), max(x[1] for x in kept)
+        what = f'the partition of "{table.name}" from {lower} to {upper} is'
+        if len(kept) > 1:
+            what = f'{len(kept)} partitions of "{table.name}" between {lower} and {upper} are'
+        return GivenUp(
+            message=f'{what} not made: default partition "{default.name}" holds '
+            f"{sum(x[2] for x in kept)} rows of {'it' if len(kept) == 1 else 'them'}",
+            code="PS581",
+            hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
+        )
 
     def _new(
         self,
