@@ -554,7 +554,8 @@ class _Tasks:
                 continue
             if table is None or row.detached_at is None:
                 continue
-            if cutoff is None or (row.upper is not None and row.upper > cutoff):
+            is_copy = row.archive is not None  # restored beside its table, for a time
+            if not is_copy and (cutoff is None or (row.upper is not None and row.upper > cutoff)):
                 again.append((row, table))
                 continue
             if partition.archive is None or row.detached_at + partition.grace.timedelta > self.now:
