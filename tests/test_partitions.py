@@ -118,3 +118,15 @@ def test_names_tell_the_time_only_where_there_is_one() -> None:
 def test_a_window_is_never_too_short() -> None:
     assert partitions.seconds(Interval.parse("1 month")) == 31 * 86_400
     assert partitions.seconds(Interval.parse("90 days")) == 90 * 86_400
+
+
+@given(intervals, moments, st.integers(0, 200_000))
+def test_an_earlier_start_is_on_the_calendar(
+    interval: Interval, moment: datetime, count: int
+) -> None:
+    start = partitions.floor(interval, moment)
+    found = partitions.earlier(interval, start, count)
+    assert datetime(1000, 1, 1) <= found <= start
+    if found.year > 1000:
+        assert partitions.shift(interval, found, count) == start
+    partitions.floor(interval, found)

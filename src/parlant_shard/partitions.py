@@ -37,6 +37,16 @@ def shift(interval: Interval, start: datetime, count: int) -> datetime:
     return start + interval.timedelta * count
 
 
+def earlier(interval: Interval, start: datetime, count: int) -> datetime:
+    """The start `count` intervals before an aligned start; not before the year 1000, so that an
+    interval of several years does not pass the beginning of the calendar."""
+    first = datetime(1000, 1, 1)
+    try:
+        return max(first, shift(interval, start, -count))
+    except (OverflowError, ValueError):
+        return first
+
+
 def before(interval: Interval, moment: datetime) -> datetime:
     """`moment` minus an interval of the calendar: retention counts back with it."""
     if interval.unit in _MONTHS:

@@ -13,12 +13,13 @@ import psycopg
 import pytest
 from protocol import SCHEMA, World, layout
 from psycopg.conninfo import make_conninfo
-from test_maintain import cut, maintain, months, now_of, settled
+from test_maintain import cut, maintain, months, now_of, put, settled
 from test_maintain_crash import TWO, written
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
 from parlant_shard.errors import Exit
+from parlant_shard.maintain.tasks import Noun
 from servers import Clusters, database_name
 
 pytestmark = pytest.mark.matrix
@@ -128,6 +129,22 @@ def test_what_fails_for_many_partitions_is_told_once(world: World) -> None:
             rf'the same for \d more partitions of "{failure.table}", up to "{failure.table}_p',
             failure.message,
         ), failure.message
+
+
+def test_rows_that_keep_many_partitions_out_are_told_once(world: World) -> None:
+    default = layout({"s1": ["a"]}, tables=cut("1 day", 1, default=True))
+    world.apply(default)
+    now = now_of(world) + timedelta(days=2)
+    for days in (1, 2, 3):
+        put(world, now + timedelta(days=days))
+    what = layout({"s1": ["a"]}, tables=cut("1 day", 3, default=True))
+    report = upkeep.maintain(world.load(what), now=now)
+    (failure,) = report.failures
+    assert failure.code == "PS581"
+    assert ': 3 partitions of "log_s1" between ' in failure.message
+    assert failure.message.endswith(" holds 3 rows of them")
+    maintain(world, what, now, move=100)
+    assert maintain(world, what, now).plan.steps == ()
 
 
 # --- the metrics file -----------------------------------------------------------------------------
@@ -262,7 +279,7 @@ def test_a_retention_that_grew_after_a_detach(world: World) -> None:
     assert report.archived == []
     assert [w.due <= later for w in report.waiting] == [True] * len(detached)
     (told,) = [n for n in report.notices if "retention" in n]
-    assert told.startswith(f'{len(detached)} detached partitions of "log_s1" on server "core"')
+    assert told.startswith(f"{len(detached)} detached partitions, ")
     (statement,) = re.findall("`(ALTER TABLE .*)`", told)
     assert detached[0][0] in statement
     world.execute(statement)
@@ -270,6 +287,17 @@ def test_a_retention_that_grew_after_a_detach(world: World) -> None:
     assert [n for n in report.notices if n.startswith(f"{len(detached) - 1} detached")]
     # By the short one they go the way of all partitions.
     assert len(maintain(world, short, later).archived) == len(detached) - 1
+
+
+def test_after_a_run_with_a_clock_in_the_future(world: World) -> None:
+    """It retired the present, and no clock makes that again: what to do is told."""
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2, retention="1 month"))
+    world.apply(what)
+    maintain(world, what, months(now_of(world), 4))
+    notices = maintain(world, what).notices
+    assert any('into "log_s1" on server "core" fail: no partition' in n for n in notices), notices
+    (told,) = [n for n in notices if "ATTACH PARTITION" in n]
+    assert " detached partitions, the first of them " in told
 
 
 def test_a_table_that_the_topology_says_nothing_of(world: World) -> None:
@@ -312,6 +340,72 @@ def test_what_depends_on_a_detached_partition(world: World) -> None:
     assert not (found["PS510"].hint or "").startswith("Use DROP")
     assert '"sub"' in found["PS532"].message
     assert world.value("SELECT to_regclass('sub') IS NOT NULL")
+
+
+def test_a_table_that_somebody_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short lock is outwaited; of a long one the holder is named. The other server is done."""
+    world.apply(TWO)
+    now = months(now_of(world), 1)
+    with world.connect() as other:
+        other.execute("SET application_name = 'migration'")
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE item_s1 IN ACCESS EXCLUSIVE MODE")
+        with monkeypatch.context() as patch:
+            patch.setattr("parlant_shard.maintain.site.LOCKED_WAIT", 0.5)
+            report = upkeep.maintain(world.load(TWO), now=now)
+        assert [(f.code, f.server) for f in report.failures] == [("PS404", "core")]
+        assert '("migration") on "item_s1" since ' in report.failures[0].message
+        assert [c.server for c in report.cuts if c.horizon.until == months(now, 3)] == ["east"]
+
+        def listen(event: str, _step: object, text: str) -> None:
+            if event == "note" and "migration" in text:
+                other.execute("ROLLBACK")
+
+        maintain(world, TWO, now, listener=listen)
+    settled(world, TWO, now)
+
+
+def test_what_another_maintainer_works_on_is_no_alarm(world: World) -> None:
+    what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
+    world.apply(what)
+    now = months(now_of(world), 6)
+    seen: list[tuple[str, ...]] = []
+
+    def listen(event: str, _step: object, _text: str) -> None:
+        if event == "start" and not seen:
+            seen.append(upkeep.maintain(world.load(what), now=now).notices)
+
+    maintain(world, what, now, listener=listen)
+    assert [n for n in seen[0] if "another maintain works on" in n]
+    assert not [n for n in seen[0] if "inserts into" in n], seen
+
+
+def test_a_clock_that_is_far_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing error must neither fill the catalogue nor take hours to be found."""
+    what = layout({"s1": ["a"]}, tables=cut("1 hour", 2))
+    world.apply(what)
+    monkeypatch.setattr("parlant_shard.maintain.tasks.MOST_NEW", 5)
+    for year in ("1900-01-01", "2999-12-31T23:59:59Z"):
+        now = upkeep.moment(year)
+        report = maintain(world, what, now, dry_run=True)
+        made = [s for s in report.plan.steps if s.phase == Noun.PREMAKE]
+        assert len(made) <= 5
+        # What inserts of that moment wait for is made first.
+        assert any(f"p{now:%Y%m%d}" in s.title for s in made)
+    assert [n for n in report.notices if "run it again for the others" in n]
+
+
+@pytest.mark.parametrize("every", ["5 weeks", "7 months"])
+def test_a_partition_from_minus_infinity(world: World, every: str) -> None:
+    """Without a retention its gaps are looked for from the first partition on."""
+    what = layout({"s1": ["a"]}, tables=cut(every, 2))
+    world.apply(what)
+    world.execute(
+        "CREATE TABLE ancient PARTITION OF log_s1 FOR VALUES FROM ('-infinity') TO ('2026-01-01Z')"
+    )
+    now = months(now_of(world), 12)
+    assert [c.horizon.low for c in maintain(world, what, now).cuts] == [False]
+    assert maintain(world, what, now).plan.steps == ()
 
 
 # --- what the role or the database says -----------------------------------------------------------

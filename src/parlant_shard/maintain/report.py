@@ -113,11 +113,15 @@ class Report:
                     f"{cut.default_rows} rows: where a row's range is to get a partition of its "
                     "own, that waits until the rows are moved (--move-default-rows)"
                 )
-            if cut.horizon.low:
+            # What another maintainer works on it is about to make.
+            if cut.horizon.low and (cut.server, cut.table) not in self.elsewhere:
+                fail = f"will fail from {cut.horizon.until} UTC on"
+                if cut.horizon.until == self.now:
+                    fail = "fail, as no partition is there for rows of now"
                 gone = self.retired.get((cut.server, cut.table))
                 found.append(
-                    f'inserts into "{cut.table}" on server "{cut.server}" will fail from '
-                    f"{cut.horizon.until} UTC on" + ("" if gone is None else _gone(gone))
+                    f'inserts into "{cut.table}" on server "{cut.server}" {fail}'
+                    + ("" if gone is None else _gone(gone))
                 )
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
         found += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +13,7 @@ from parlant_shard import canonical, control, db, journal, preflight, trail
 from parlant_shard.apply import end_dead_sessions
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
-from parlant_shard.errors import ApplyFailed, SchemaError, ShardError
+from parlant_shard.errors import ApplyFailed, SchemaError, ServerError, ShardError
 from parlant_shard.executor import Listener
 from parlant_shard.introspect import bound, facts, introspect
 from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
@@ -24,6 +25,8 @@ from parlant_shard.topology import Topology
 
 # Rows of a default partition are counted up to here, unless more are to be moved.
 COUNTED = 1_000_000
+# Seconds. So long a lock on a table is outwaited before nothing is done on its server.
+LOCKED_WAIT = 30.0
 
 
 class Site:
@@ -107,9 +110,35 @@ class Site:
                 )
             self._lock_tables(only)
             end_dead_sessions(self.connection, self.server, listener, wait=LEFTOVER_WAIT)
-            return self._read()
+            return self._patiently(listener)
         except psycopg.Error as error:
             raise db.wrap(error, server=self.server, doing="reading its catalogue") from error
+
+    def _patiently(self, listener: Listener) -> Found:
+        """PostgreSQL deparses no definition of a table that somebody has locked: outlast that."""
+        deadline = time.monotonic() + LOCKED_WAIT
+        told = False
+        while True:
+            try:
+                return self._read()
+            except psycopg.errors.LockNotAvailable as error:
+                holders = ", ".join(
+                    f'pid {r["pid"]} ("{r["name"] or ""}") on "{r["table"]}" since {r["age"]} s'
+                    for r in self._rows("exclusive")
+                )
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        f'server "{self.server}": its catalogue cannot be read for '
+                        f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE) by "
+                        f"{holders or 'somebody'}",
+                        code="PS404",
+                        hint="wait for that transaction, or end it: `SELECT "
+                        "pg_terminate_backend(pid)`; the next run tries again",
+                    ) from error
+                if not told and holders:
+                    listener("note", None, f'server "{self.server}": waiting for {holders}')
+                    told = True
+                time.sleep(0.2)
 
     def _rows(self, name: str, **params: Any) -> list[dict[str, Any]]:
         return self._execute(name, **params).fetchall()

@@ -37,6 +37,10 @@ from parlant_shard.topology import Partition, Topology
 STATISTICS_AGE = timedelta(days=7)
 # Those of a foreign table are fetched over the network: less often where nothing comes and goes.
 PLAIN_AGE = timedelta(days=30)
+# Partitions of one table that a run makes: a clock that is far off must not fill the catalogue.
+MOST_NEW = 2_000
+# Intervals that are looked back for gaps: eleven years of hours.
+_LOOK_BACK = 100_000
 # Before it, postgres_fdw fetches every row of a table for its statistics.
 _SAMPLES = 16
 
@@ -341,7 +345,8 @@ class _Tasks:
                 message=f'table "{table.name}" is partitioned by "{table.partition_by}", and the '
                 f"topology says that it is {says}: nobody makes its partitions",
                 code="PS531",
-                hint="restore `partition:` of the table in the topology file",
+                hint="restore `partition:` of the table in the topology file; `parlant-shard plan "
+                f"{self.topology.file}` shows what becomes of the table otherwise",
             )
             return
         bounds = [(x.bound.lower, x.bound.upper) for x in leaves if x.bound and not x.bound.default]
@@ -349,6 +354,9 @@ class _Tasks:
             oldest: datetime | None = partitions.before(partition.retention, self.now)
         else:
             oldest = min((lower for lower, _ in bounds if lower is not None), default=None)
+        if oldest is not None:
+            current = partitions.floor(partition.every, self.now)
+            oldest = max(oldest, partitions.earlier(partition.every, current, _LOOK_BACK))
         retired = [(r.lower, r.upper) for r in self.live.retired if r.parent == table.name]
         missing = partitions.uncovered(
             control_of(table).fitting(
@@ -364,20 +372,22 @@ class _Tasks:
             return
         default = _default_of(leaves)
         held = self.found.defaults.get(default.name) if default else None
-        free = []
+        free: list[partitions.Range] = []
+        kept: list[tuple[datetime, datetime, int]] = []
+        if len(missing) > MOST_NEW:
+            self.notices.append(
+                f'table "{table.name}" on server "{on["server"]}" lacks {len(missing)} partitions: '
+                f"this run makes {MOST_NEW} of them, run it again for the others"
+            )
         # Those ahead of the clock first: they are what inserts wait for.
-        for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0])):
+        for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0]))[:MOST_NEW]:
             rows = held.within(lower, upper) if held else 0
             if not rows:
                 free.append((lower, upper))
-            elif self.move is None:
-                assert default is not None
-                yield GivenUp(
-                    message=f'the partition of "{table.name}" from {lower} to {upper} is not made: '
-                    f'default partition "{default.name}" holds {rows} rows of it',
-                    code="PS581",
-                    hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
-                )
+            else:
+                kept.append((lower, upper, rows))
+        if kept and default is not None and self.move is None:
+            yield self._kept_out(table, default, kept)
         for made in self._new(on, managed, table, leaves, rolling, free):
             yield c.CreatePartition(
                 server=on["server"],
@@ -386,6 +396,21 @@ class _Tasks:
                 table=made,
                 default=guarded(made, leaves, self.now),
             )
+
+    def _kept_out(
+        self, table: Table, default: Table, kept: list[tuple[datetime, datetime, int]]
+    ) -> GivenUp:
+        """One message for all partitions of a table that rows of its default partition keep out."""
+        lower, upper = min(x[0] for x in kept), max(x[1] for x in kept)
+        what = f'the partition of "{table.name}" from {lower} to {upper} is'
+        if len(kept) > 1:
+            what = f'{len(kept)} partitions of "{table.name}" between {lower} and {upper} are'
+        return GivenUp(
+            message=f'{what} not made: default partition "{default.name}" holds '
+            f"{sum(x[2] for x in kept)} rows of {'it' if len(kept) == 1 else 'them'}",
+            code="PS581",
+            hint=f"run `parlant-shard maintain {self.topology.file} --move-default-rows`",
+        )
 
     def _new(
         self,
@@ -529,7 +554,8 @@ class _Tasks:
                 continue
             if table is None or row.detached_at is None:
                 continue
-            if cutoff is None or (row.upper is not None and row.upper > cutoff):
+            is_copy = row.archive is not None  # restored beside its table, for a time
+            if not is_copy and (cutoff is None or (row.upper is not None and row.upper > cutoff)):
                 again.append((row, table))
                 continue
             if partition.archive is None or row.detached_at + partition.grace.timedelta > self.now:
@@ -557,11 +583,13 @@ class _Tasks:
         """The retention grew after a detach: only a person knows whether the rows shall be seen."""
         row, table = again[0]
         one = replace(table, bound=Bound(lower=row.lower, upper=row.upper))
-        what = "1 detached partition" if len(again) == 1 else f"{len(again)} detached partitions"
+        what = "1 detached partition"
+        if len(again) > 1:
+            what = f'{len(again)} detached partitions, the first of them "{table.name}",'
         self.notices.append(
             f'{what} of "{parent.name}" on server "{on["server"]}" would not have expired by the '
-            "retention that the topology says now: kept and not archived, and rows in it are not "
-            f"seen; `{render(Ddl(self.topology.namespace).attach(parent, one))}` brings "
+            "retention that the topology says now: kept and not archived, the rows are not seen; "
+            f"`{render(Ddl(self.topology.namespace).attach(parent, one))}` brings "
             f'"{table.name}" back'
         )
 
