@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from protocol import Layout, World, layout
+from protocol import SCHEMA, Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from exposition import parse
@@ -301,6 +302,32 @@ def test_statements_without_the_library(world: World) -> None:
         found = observe.monitor(world.load(what)).to_json()
     assert any("shared_preload_libraries" in n for n in found["notices"])
     assert found["statements"] == []
+
+
+def test_copies_hold_the_same_rows(world: World) -> None:
+    """A reference table on two servers has its rows once, and takes its space twice."""
+    what = layout(
+        {"s1": ["a"], "s2": ("west", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE plan (id text PRIMARY KEY);",
+        servers=["west"],
+        tables={"plan": {"kind": "reference"}},
+    )
+    world.apply(what)
+    world.execute("INSERT INTO plan SELECT g FROM generate_series(1, 150) g")
+    world.execute("ANALYZE plan")
+    deadline = time.monotonic() + 60
+    while world.value("SELECT count(*) FROM plan", server="west") < 150:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    world.execute("ANALYZE plan", server="west")
+    found = observe.monitor(world.load(what)).to_json()
+    each = [t for t in found["tables"] if t["table"] == "plan"]
+    both = one(found["table_totals"], table="plan")
+    assert (both["shards"], both["servers"]) == ([], ["core", "west"])
+    assert len(each) == 2
+    assert both["rows"] == max(t["rows"] for t in each) < sum(t["rows"] for t in each)
+    assert both["bytes"] == sum(t["bytes"] for t in each)
+    assert re.search(r"^plan +core, west ", observe.monitor_text(found), re.M)
 
 
 # --- what a server does not say -------------------------------------------------------------------

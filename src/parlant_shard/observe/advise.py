@@ -6,8 +6,9 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from parlant_shard import canonical
@@ -128,6 +129,13 @@ class _State:
         found = [i for s in self.servers.values() for i in shard_indexes(s, names)]
         self.indexes = [i for i in found if i.table.logical not in locked]
 
+    @cached_property
+    def _by_table(self) -> Mapping[tuple[str, int], list[ShardIndex]]:
+        found: dict[tuple[str, int], list[ShardIndex]] = {}
+        for index in self.indexes:
+            found.setdefault((index.server, index.table.root.oid), []).append(index)
+        return found
+
     # --- what several rules share -----------------------------------------------------------------
 
     def _declared(self, table: ShardTable, index: str) -> str | None:
@@ -200,7 +208,7 @@ class _State:
     def redundant(self) -> Iterator[Finding]:
         """Indexes whose work another one does."""
         groups: dict[tuple[str, str, str, How], list[tuple[ShardIndex, ShardIndex, Covered]]] = {}
-        for pair in self._covered():
+        for pair in self._covered:
             index, by, found = pair
             key = (index.table.logical, index.name, by.name, found.how)
             groups.setdefault(key, []).append(pair)
@@ -234,7 +242,8 @@ class _State:
                 unless=_unless_redundant(how, index.root, by.root),
             )
 
-    def _covered(self) -> Iterator[tuple[ShardIndex, ShardIndex, Covered]]:
+    @cached_property
+    def _covered(self) -> list[tuple[ShardIndex, ShardIndex, Covered]]:
         """Covered indexes with those that stay; of a partitioned table, covered on every leaf."""
         by_part = {(i.server, p.oid): i for i in self.indexes for p in i.parts}
         groups: dict[tuple[str, int], list[IndexFigures]] = {}
@@ -245,14 +254,16 @@ class _State:
         ends: dict[int, ShardIndex] = {}
         for (server, _), parts in groups.items():
             lasts = self._lasts(server, by_part)
-            for found in covered((replace(p, parent=None) for p in parts), lasts):
+            for found in covered(parts, lasts):
                 index = by_part[server, found.index.oid]
                 by = by_part[server, found.by.oid]
                 ends[id(index)], ends[id(by)] = index, by
                 pairs.setdefault((id(index), id(by)), []).append(found)
-        for (narrow, wide), found_ in pairs.items():
-            if len(found_) == len(ends[narrow].parts) and ends[narrow].root.valid:
-                yield ends[narrow], ends[wide], found_[0]
+        return [
+            (ends[narrow], ends[wide], found_[0])
+            for (narrow, wide), found_ in pairs.items()
+            if len(found_) == len(ends[narrow].parts) and ends[narrow].root.valid
+        ]
 
     def _lasts(
         self, server: str, by_part: Mapping[tuple[str, int], ShardIndex]
@@ -283,9 +294,8 @@ class _State:
         groups: dict[tuple[str, str], list[ShardIndex]] = {}
         for index in self.indexes:
             groups.setdefault((index.table.logical, index.name), []).append(index)
-        pairs = list(self._covered())
         # Said already with a better reason, or about to do the work of one that goes.
-        redundant = {(i.server, i.root.oid) for pair in pairs for i in pair[:2]}
+        redundant = {(i.server, i.root.oid) for pair in self._covered for i in pair[:2]}
         for group in groups.values():
             if any((i.server, i.root.oid) in redundant for i in group):
                 continue
@@ -359,14 +369,8 @@ class _State:
         if not index.root.valid or any(p.protected for p in (index.root, *index.parts)):
             return True
         table = index.table
-        others = [
-            i.root
-            for i in self.indexes
-            if i.server == index.server
-            and i.table.root is table.root
-            and i is not index
-            and _whole(i)
-        ]
+        beside = self._by_table[index.server, table.root.oid]
+        others = [i.root for i in beside if i is not index and _whole(i)]
         keys = [k for k in self.servers[index.server].foreign_keys if k.rel == table.root.oid]
         return any(
             self._serves(index.root, k) and not any(self._serves(o, k) for o in others)
@@ -396,12 +400,11 @@ class _State:
         groups: dict[tuple[str, tuple[str, ...]], list[tuple[ShardTable, ForeignKeyFigures]]] = {}
         for name, server in self.servers.items():
             by_oid = {t.root.oid: t for t in self.tables[name].values()}
-            mine = [i for i in self.indexes if i.server == name]
             for key in server.foreign_keys:
                 table = by_oid.get(key.rel)
                 if table is None or any(
-                    i.table.root.oid == key.rel and _whole(i) and self._serves(i.root, key)
-                    for i in mine
+                    _whole(i) and self._serves(i.root, key)
+                    for i in self._by_table.get((name, key.rel), ())
                 ):
                     continue
                 groups.setdefault((table.logical, key.columns), []).append((table, key))
