@@ -59,7 +59,11 @@ def _number(value: float) -> str:
 
 def write(file: Path, text: str) -> None:
     """Replace the file in one step: a collector never reads half of it. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:
+        error.filename = str(file)  # the other name says nothing to anybody
+        raise
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)

@@ -128,6 +128,9 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     # Both may lie in one directory: no series is in both, and no metric has two types.
     series = re.findall(r"^(parlant_shard_\S+\}) ", text, re.M)
     assert len(series) == len(set(series))
+    nowhere = tmp_path / "nowhere" / "m.prom"
+    assert run(["monitor", file, "--metrics-file", str(nowhere)]) == 1
+    assert f'refused "{nowhere}": no such file' in capfd.readouterr().err
     assert run(["monitor", file, "--output", "json"]) == 0
     data = json.loads(capfd.readouterr().out)
     assert data["format_version"] == 1
@@ -249,7 +252,7 @@ def test_statements(world: World, schema: str) -> None:
     topology = world.load(one_shard)
     found = observe.monitor(topology).to_json()
     assert found["statements"] == []
-    assert any("CREATE EXTENSION pg_stat_statements" in n for n in found["notices"])
+    assert any("statements: CREATE EXTENSION pg_stat_statements" in n for n in found["notices"])
     world.execute(
         f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
         f'CREATE EXTENSION pg_stat_statements SCHEMA "{schema}"',
@@ -300,8 +303,11 @@ def test_statements_without_the_library(world: World) -> None:
         world.apply(what)
         world.execute("CREATE EXTENSION pg_stat_statements")
         found = observe.monitor(world.load(what)).to_json()
+        world.execute("DROP EXTENSION pg_stat_statements")
+        (bare,) = observe.monitor(world.load(what)).observed.notices
     assert any("shared_preload_libraries" in n for n in found["notices"])
     assert found["statements"] == []
+    assert "restart, then CREATE EXTENSION" in bare
 
 
 def test_copies_hold_the_same_rows(world: World) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -142,7 +142,7 @@ class _State:
         found = self.declared.get(table.logical, {}).get(index)
         if found is not None:
             return f"{found.place}: {found.remove}"
-        return undeclared(self.topology) if table.shard else None
+        return undeclared(self.topology, table)
 
     def _finding(
         self, kind: Kind, group: list[ShardIndex], statements: list[tuple[str, tuple[str, ...]]],
@@ -215,6 +215,7 @@ class _State:
         for (_, _, other, how), pairs in groups.items():
             indexes = [p[0] for p in pairs]
             index, by, found = pairs[0]
+            elsewhere = self._elsewhere(indexes)
             scans = sum(i.scans for i in indexes)
             shape, wide = (", ".join(x.root.keys) for x in (index, by))
             evidence = (
@@ -234,13 +235,39 @@ class _State:
                 Kind(how.value),
                 indexes,
                 [(i.server, remedy.drop(self.ddl, i)) for i in indexes],
-                sure=how is not How.WHOLE,
+                sure=how is not How.WHOLE and not elsewhere,
                 bytes=sum(i.bytes for i in indexes),
                 evidence=evidence,
                 covered_by=other,
-                declared=self._declared(index.table, index.name),
-                unless=_unless_redundant(how, index.root, by.root),
+                declared=self._declared(index.table, index.name)
+                if not elsewhere
+                else f"leave the declaration as it is, and declare {other}: on "
+                f"{', '.join(elsewhere)} nothing else does its work",
+                unless=_unless_redundant(how, index.root, by.root) + self._passing(by),
             )
+
+    def _elsewhere(self, indexes: list[ShardIndex]) -> list[str]:
+        """The shards, or servers, on which an index of that name has work of its own."""
+        index = indexes[0]
+        if index.name not in self.declared.get(index.table.logical, {}):
+            return []  # nothing makes it again
+        mine = {(i.server, i.table.root.oid) for i in indexes}
+        return sorted(
+            i.table.shard or i.server
+            for i in self.indexes
+            if (i.table.logical, i.name) == (index.table.logical, index.name)
+            and (i.server, i.table.root.oid) not in mine
+        )
+
+    def _passing(self, by: ShardIndex) -> str:
+        """Warn of an index that stays only until the next apply."""
+        known = by.name in self.declared.get(by.table.logical, {}) or by.root.protected
+        if known or self.topology.schema_source.from_ is not None:
+            return ""
+        return (
+            f"; {by.name} goes with the next apply, because nothing declares it: write it into "
+            "`indexes` first"
+        )
 
     @cached_property
     def _covered(self) -> list[tuple[ShardIndex, ShardIndex, Covered]]:
@@ -417,9 +444,13 @@ class _State:
             tables = [t for t, _ in pairs]
             name = self._free(logical, wanted, tables)
             other = pairs[0][1].ref_table.removesuffix(f"_{tables[0].shard}")
+            near = {n for t, k in pairs if (n := self._beginning(t, k)) is not None}
+            unless = f"rows of {other} are never deleted and their keys never change"
+            if near:
+                unless += f"; {', '.join(sorted(near))} finds few rows for its first column"
             yield Finding(
                 kind=Kind.MISSING,
-                sure=bool(deleted) and rows >= self.limits.fk_sure_rows,
+                sure=bool(deleted) and rows >= self.limits.fk_sure_rows and not near,
                 servers=tuple(dict.fromkeys(t.server for t in tables)),
                 shards=tuple(dict.fromkeys(t.shard for t in tables if t.shard)),
                 table=logical,
@@ -433,9 +464,19 @@ class _State:
                     [(t.server, remedy.create(self.ddl, t, name, wanted)) for t in tables]
                 ),
                 objects=tuple(k.name for _, k in pairs),
-                declared=self._to_declare(logical, name, wanted) if tables[0].shard else None,
-                unless=f"rows of {other} are never deleted and their keys never change",
+                declared=self._to_declare(logical, name, wanted),
+                unless=unless,
             )
+
+    def _beginning(self, table: ShardTable, key: ForeignKeyFigures) -> str | None:
+        """An index that begins with one of several columns of a key, which may be enough."""
+        for index in self._by_table.get((table.server, table.root.oid), ()):
+            first = unquoted(index.root.keys[0])
+            if first not in key.columns or first == self.topology.key or not _whole(index):
+                continue
+            if self._serves(index.root, replace(key, columns=(first,))):
+                return index.name
+        return None
 
     def _free(self, logical: str, columns: list[str], tables: list[ShardTable]) -> str:
         """A name for an index, as PostgreSQL would give it, that no table or index has."""
@@ -452,7 +493,7 @@ class _State:
     def _to_declare(self, table: str, name: str, columns: list[str]) -> str:
         return (
             f"write `{index_entry(table, name, columns)}` into {self.topology.file} and run apply, "
-            "which builds it online; apply drops an index of a shard table that nothing declares"
+            "which builds it online; apply drops an index that nothing declares"
         )
 
     # --- bloat ------------------------------------------------------------------------------------
