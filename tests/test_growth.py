@@ -313,6 +313,20 @@ def test_a_new_pace_counts_when_it_is_known() -> None:
     assert any("the pace of growth changed" in n for n in growth.notices)
 
 
+def test_a_season_of_a_year_is_no_new_pace() -> None:
+    """It rises and falls slowly: the interval has to hold both."""
+
+    def rate(day: float) -> float:
+        return 100 * (1 + 0.5 * math.sin(2 * math.pi * day / 365))
+
+    held = 0
+    for seed in range(20):
+        growth = of_inflow(arrivals(rate, 700, seed=seed), 7e4)
+        truth = sum(rate(d) for d in range(182))
+        held += isinstance(growth, TooLittle) or growth.low[26] <= truth <= growth.high[26]
+    assert held >= 16
+
+
 def test_workspaces_that_keep_coming_are_no_exponential() -> None:
     """The inflow rises along a line, so the size along a parabola: it does not run away."""
     held = 0

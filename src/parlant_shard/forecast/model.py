@@ -279,6 +279,8 @@ def _or_rising(
 ) -> Growth:
     """An inflow that rises along a straight line, as when workspaces keep coming, runs away less.
 
+    It takes the place of a level inflow; of an exponential one it is the lower end.
+
     `growth` is the better one of the other two laws, which erred by `errors` out of sample.
     """
     line = _Line.of(days, rates)
@@ -288,7 +290,7 @@ def _or_rising(
         lambda h: line.base * h + line.slope * h * h / 2,
         lambda h: line.quantile * line.of_mean(h) * h,
     )
-    if straight < CLEARLY_BETTER * min(errors):
+    if growth.law is Law.LINEAR and straight < CLEARLY_BETTER * min(errors):
         high = tuple(map(max, zip(rising.high, growth.high, strict=True)))
         return replace(
             rising, high=high, points=growth.points, span=growth.span, notices=growth.notices
@@ -445,7 +447,9 @@ def _changed(values: Sequence[float], errors: Sequence[float], scale: float) -> 
     if len(values) - len(values) // 3 < MIN_POINTS:
         return False
     steps = [abs(b - a) / math.sqrt(2) for a, b in pairwise(values)]
-    if len(values) < 3 * MIN_POINTS:  # of few points it takes more to say so
+    if len(values) < 3 * MIN_POINTS:  # of few points it takes more to say so: one large step
+        if max(steps) * math.sqrt(2) < (max(values) - min(values)) / 2:
+            return False
         return min(errors) > 2 * max(CHANGED * 1.4826 * median(steps), CHANGED_PART * scale)
     noise = math.sqrt(fmean([s * s for s in steps]))
     return min(errors) > max(CHANGED * noise, CHANGED_PART * scale)
