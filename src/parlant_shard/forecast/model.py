@@ -241,8 +241,7 @@ def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
     if min(rates) > 0 and not _Line.of(days, [math.log(r) for r in rates]).grows:
         errors = errors[0], math.inf  # a shrinking inflow is never taken as exponential
     rises = _Line.of(days, rates).grows
-    straight = _out_of_sample(days, rates, _Line.of)[0] if rises else math.inf
-    if _changed(rates, (*errors, straight), fmean(rates[len(rates) * 2 // 3 :])):
+    if _changed(rates, errors, fmean(rates[len(rates) * 2 // 3 :])):
         return _recent(_of_inflow(used[len(used) // 3 :], size), -used[len(used) // 3].start)
     width = median([i.end - i.start for i in used])
     line = _Line.level(days, rates)
@@ -438,7 +437,7 @@ def _out_of_sample(
     return linear, math.sqrt(fmean([e * e for e in grown]))
 
 
-def _changed(values: Sequence[float], errors: Sequence[float], scale: float) -> bool:
+def _changed(values: Sequence[float], errors: tuple[float, float], scale: float) -> bool:
     """Whether the last third is another story, and there is enough of a series to leave some out.
 
     The noise is read from neighbours, which a trend does not move apart; where they are few, so
