@@ -288,6 +288,57 @@ def test_an_old_pace_does_not_count() -> None:
     assert known(of_levels(points, 1e9)).per_month[1] == about(5e6 * MONTH)
 
 
+@pytest.mark.parametrize("days", [60, 120, 200])
+def test_what_came_long_ago_does_not_go_on(days: int) -> None:
+    """An application that writes elsewhere by now, or a trickle that is left."""
+    series = arrivals(lambda d: 100 if d < -days else 0, 500)
+    quiet = [i if i.end <= -days else Interval(start=i.start, end=i.end, amount=0) for i in series]
+    growth = of_inflow(quiet, 4e4)
+    if days == 200:
+        assert known(growth).law is Law.FLAT
+        assert "no row came in the last" in known(growth).notices[0]
+        assert at(known(growth).high, 365) == 0
+    else:  # the last weeks may be a pause
+        assert isinstance(growth, TooLittle) or at(growth.expected, 182) < 2_000
+    trickle = arrivals(lambda d: 100 if d < -days else 4, 500)
+    found = of_inflow(trickle, 4e4)
+    assert isinstance(found, TooLittle) or at(found.expected, 182) < 2 * 4 * 182
+
+
+def test_a_new_pace_counts_when_it_is_known() -> None:
+    """Ten times as much for the last nine weeks."""
+    series = arrivals(lambda d: 100 if d < -63 else 1000, 500)
+    growth = known(of_inflow(series, 1e5))
+    assert growth.per_month[1] == about(1000 * MONTH)
+    assert any("the pace of growth changed" in n for n in growth.notices)
+
+
+def test_a_season_of_a_year_is_no_new_pace() -> None:
+    """It rises and falls slowly: the interval has to hold both."""
+
+    def rate(day: float) -> float:
+        return 100 * (1 + 0.5 * math.sin(2 * math.pi * day / 365))
+
+    held = 0
+    for seed in range(20):
+        growth = of_inflow(arrivals(rate, 700, seed=seed), 7e4)
+        truth = sum(rate(d) for d in range(182))
+        held += isinstance(growth, TooLittle) or growth.low[26] <= truth <= growth.high[26]
+    assert held >= 16
+
+
+def test_workspaces_that_keep_coming_are_within_the_interval() -> None:
+    """The inflow rises along a line, so the size along a parabola: no exponential runs past it."""
+    held = 0
+    for seed in range(20):
+        series = arrivals(lambda d: 1 + (d + 400), 400, seed=seed)
+        growth = known(of_inflow(series, 8e4))
+        assert growth.law in {Law.RISING, Law.EXPONENTIAL, Law.LINEAR}
+        truth = 182 * (401 + 91)
+        held += growth.low[26] <= truth <= growth.high[26]
+    assert held >= 16
+
+
 # --- paths ----------------------------------------------------------------------------------------
 
 

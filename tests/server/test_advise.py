@@ -767,3 +767,50 @@ def test_a_reference_table_while_a_server_is_away(world: World) -> None:
         failed={"west": parlant_shard.ShardError("x", code="PS401")},
     )
     assert unused(judge(away, declared, ANY)) == set()
+
+
+def test_what_stays_must_stay_everywhere(world: World) -> None:
+    """A declared index is made again by apply, and one by hand is dropped by it."""
+    world.apply(TWO)
+    world.execute("CREATE INDEX by_hand_s1 ON item_s1 (note, size)")
+    (found,) = of(look(world, TWO), Kind.PREFIX)
+    assert (found.index, found.covered_by, found.shards) == ("item_note_idx", "by_hand", ("s1",))
+    assert not found.sure
+    assert "declare by_hand: on s2 nothing else" in (found.declared or "")
+    assert "by_hand goes with the next apply" in found.unless
+    world.execute("CREATE INDEX by_hand_s2 ON item_s2 (note, size)", server="west")
+    (found,) = of(look(world, TWO), Kind.PREFIX)
+    assert (found.sure, found.shards) == (True, ("s1", "s2"))
+    assert "delete that statement" in (found.declared or "")
+    assert "by_hand goes with the next apply" in found.unless
+
+
+def test_keys_of_several_columns(world: World) -> None:
+    """The first of them may be enough: that depends on how many rows share it."""
+    ddl = """
+    CREATE TABLE line (workspace_id text, number int, part int, PRIMARY KEY (number, part));
+    CREATE TABLE use (id int PRIMARY KEY, workspace_id text, number int, part int,
+      FOREIGN KEY (number, part) REFERENCES line (number, part));
+    CREATE TABLE plan (id text PRIMARY KEY);
+    CREATE TABLE note (id int PRIMARY KEY, plan_id text REFERENCES plan (id));
+    """
+    kinds = {"plan": {"kind": "host"}, "note": {"kind": "host"}}
+    what = layout({"s1": ["a"]}, ddl=ddl, tables=kinds)
+    world.apply(what)
+    world.execute(
+        "INSERT INTO line_s1 SELECT 'a', g, 1 FROM generate_series(1, 500) g",
+        "INSERT INTO use_s1 SELECT g, 'a', g, 1 FROM generate_series(1, 400) g",
+        "DELETE FROM line_s1 WHERE number > 400",
+        "INSERT INTO plan VALUES ('p')",
+        "INSERT INTO note SELECT g, 'p' FROM generate_series(1, 400) g",
+        "SELECT pg_stat_force_next_flush()",
+    )
+    found = {f.table: f for f in of(look(world, what), Kind.MISSING)}
+    assert found["use"].sure
+    assert "apply drops an index that nothing declares" in (found["note"].declared or "")
+    world.execute("CREATE INDEX by_number_s1 ON use_s1 (number)")
+    found = {f.table: f for f in of(look(world, what), Kind.MISSING)}
+    assert not found["use"].sure
+    assert "by_number finds few rows" in found["use"].unless
+    world.execute("CREATE INDEX by_part_s1 ON use_s1 (part, number)")
+    assert "use" not in {f.table for f in of(look(world, what), Kind.MISSING)}

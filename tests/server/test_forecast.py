@@ -362,6 +362,7 @@ def test_too_little_data_is_said(world: World) -> None:
     what = declared(WHAT, s1=2**30, s2=2**30, core=2**30, east=2**30)
     empty = named(forecast(world, what), "shard", "s1")
     assert empty["confidence"] == "too little data"
+    assert empty["needs"] == "rows: there are none"
     put(world, LINEAR.format(days=6, rows=3_000), 3_000)
     found = forecast(world, what)
     s1 = named(found, "shard", "s1")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from protocol import Layout, World, layout
+from protocol import SCHEMA, Layout, World, layout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from exposition import parse
@@ -127,6 +128,9 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     # Both may lie in one directory: no series is in both, and no metric has two types.
     series = re.findall(r"^(parlant_shard_\S+\}) ", text, re.M)
     assert len(series) == len(set(series))
+    nowhere = tmp_path / "nowhere" / "m.prom"
+    assert run(["monitor", file, "--metrics-file", str(nowhere)]) == 1
+    assert f'refused "{nowhere}": no such file' in capfd.readouterr().err
     assert run(["monitor", file, "--output", "json"]) == 0
     data = json.loads(capfd.readouterr().out)
     assert data["format_version"] == 1
@@ -248,7 +252,7 @@ def test_statements(world: World, schema: str) -> None:
     topology = world.load(one_shard)
     found = observe.monitor(topology).to_json()
     assert found["statements"] == []
-    assert any("CREATE EXTENSION pg_stat_statements" in n for n in found["notices"])
+    assert any("statements: CREATE EXTENSION pg_stat_statements" in n for n in found["notices"])
     world.execute(
         f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
         f'CREATE EXTENSION pg_stat_statements SCHEMA "{schema}"',
@@ -299,8 +303,37 @@ def test_statements_without_the_library(world: World) -> None:
         world.apply(what)
         world.execute("CREATE EXTENSION pg_stat_statements")
         found = observe.monitor(world.load(what)).to_json()
+        world.execute("DROP EXTENSION pg_stat_statements")
+        (bare,) = observe.monitor(world.load(what)).observed.notices
     assert any("shared_preload_libraries" in n for n in found["notices"])
     assert found["statements"] == []
+    assert "restart, then CREATE EXTENSION" in bare
+
+
+def test_copies_hold_the_same_rows(world: World) -> None:
+    """A reference table on two servers has its rows once, and takes its space twice."""
+    what = layout(
+        {"s1": ["a"], "s2": ("west", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE plan (id text PRIMARY KEY);",
+        servers=["west"],
+        tables={"plan": {"kind": "reference"}},
+    )
+    world.apply(what)
+    world.execute("INSERT INTO plan SELECT g FROM generate_series(1, 150) g")
+    world.execute("ANALYZE plan")
+    deadline = time.monotonic() + 60
+    while world.value("SELECT count(*) FROM plan", server="west") < 150:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    world.execute("ANALYZE plan", server="west")
+    found = observe.monitor(world.load(what)).to_json()
+    each = [t for t in found["tables"] if t["table"] == "plan"]
+    both = one(found["table_totals"], table="plan")
+    assert (both["shards"], both["servers"]) == ([], ["core", "west"])
+    assert len(each) == 2
+    assert both["rows"] == max(t["rows"] for t in each) < sum(t["rows"] for t in each)
+    assert both["bytes"] == sum(t["bytes"] for t in each)
+    assert re.search(r"^plan +core, west ", observe.monitor_text(found), re.M)
 
 
 # --- what a server does not say -------------------------------------------------------------------

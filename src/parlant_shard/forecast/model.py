@@ -47,9 +47,11 @@ _LARGEST = 80.0  # of an exponent: beyond it every disk is full
 
 
 class Law(StrEnum):
-    """How something grows. Steady: as much leaves by retention as comes."""
+    """How something grows. Rising: each month by the same amount more. Steady: as much leaves by
+    retention as comes."""
 
     LINEAR = "linear"
+    RISING = "rising"
     EXPONENTIAL = "exponential"
     STEADY = "steady"
     FLAT = "flat"
@@ -224,11 +226,21 @@ def of_inflow(
 def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
     used, notices = _without_loads(_without_season(series))
     span = used[-1].end - used[0].start if used else 0.0
+    quiet = used[len(used) * 2 // 3 :]
+    if (
+        len(quiet) >= MIN_POINTS
+        and not any(i.amount for i in quiet)
+        and any(i.amount for i in used)
+    ):
+        return _stopped(used, span, notices)
     filled = sum(i.rate > 0 for i in used)
     if (missing := _too_little(filled, span, "intervals with rows", notices)) is not None:
         return missing
     days, rates = [i.middle for i in used], [i.rate for i in used]
     errors = _out_of_sample(days, rates, _Line.level)
+    if min(rates) > 0 and not _Line.of(days, [math.log(r) for r in rates]).grows:
+        errors = errors[0], math.inf  # a shrinking inflow is never taken as exponential
+    rises = _Line.of(days, rates).grows
     if _changed(rates, errors, fmean(rates[len(rates) * 2 // 3 :])):
         return _recent(_of_inflow(used[len(used) // 3 :], size), -used[len(used) // 3].start)
     width = median([i.end - i.start for i in used])
@@ -248,6 +260,42 @@ def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
         other = _summed(logs, median([i.end - i.start for i in dense]))
         errors = _out_of_sample(days, rates, _Line.level)
         growth = _chosen(growth, other, errors, grows=logs.grows)
+        if rises:
+            growth = _or_rising(growth, days, rates, errors)
+    return growth
+
+
+def _stopped(used: Sequence[Interval], span: float, notices: tuple[str, ...]) -> Growth:
+    """Nothing came for the last third: what came before says nothing of what comes."""
+    ago = -max(i.end for i in used if i.amount)
+    flat = _shape(Law.LINEAR, lambda _h: 0.0, lambda _h: 0.0)
+    told = f"no row came in the last {ago:.0f} days: it is taken to stay as it is"
+    return replace(flat, points=len(used), span=span, notices=(*notices, told))
+
+
+def _or_rising(
+    growth: Growth, days: Sequence[float], rates: Sequence[float], errors: tuple[float, float]
+) -> Growth:
+    """An inflow that rises along a straight line, as when workspaces keep coming, runs away less.
+
+    It takes the place of a level inflow; of an exponential one it is the lower end.
+
+    `growth` is the better one of the other two laws, which erred by `errors` out of sample.
+    """
+    line = _Line.of(days, rates)
+    straight, _ = _out_of_sample(days, rates, _Line.of)
+    rising = _shape(
+        Law.RISING,
+        lambda h: line.base * h + line.slope * h * h / 2,
+        lambda h: line.quantile * line.of_mean(h) * h,
+    )
+    if growth.law is Law.LINEAR and straight < CLEARLY_BETTER * min(errors):
+        high = tuple(map(max, zip(rising.high, growth.high, strict=True)))
+        return replace(
+            rising, high=high, points=growth.points, span=growth.span, notices=growth.notices
+        )
+    if growth.law is Law.EXPONENTIAL and straight < errors[1]:
+        return replace(growth, low=tuple(map(min, zip(growth.low, rising.low, strict=True))))
     return growth
 
 
@@ -392,12 +440,18 @@ def _out_of_sample(
 def _changed(values: Sequence[float], errors: tuple[float, float], scale: float) -> bool:
     """Whether the last third is another story, and there is enough of a series to leave some out.
 
-    The noise is read from neighbours, which a trend does not move apart.
+    The noise is read from neighbours, which a trend does not move apart; where they are few, so
+    that the change itself stands out, from the median one.
     """
-    if len(values) < 3 * MIN_POINTS:
+    if len(values) - len(values) // 3 < MIN_POINTS:
         return False
-    steps = [(b - a) ** 2 / 2 for a, b in pairwise(values)]
-    return min(errors) > max(CHANGED * math.sqrt(fmean(steps)), CHANGED_PART * scale)
+    steps = [abs(b - a) / math.sqrt(2) for a, b in pairwise(values)]
+    if len(values) < 3 * MIN_POINTS:  # of few points it takes more to say so: one large step
+        if max(steps) * math.sqrt(2) < (max(values) - min(values)) / 2:
+            return False
+        return min(errors) > 2 * max(CHANGED * 1.4826 * median(steps), CHANGED_PART * scale)
+    noise = math.sqrt(fmean([s * s for s in steps]))
+    return min(errors) > max(CHANGED * noise, CHANGED_PART * scale)
 
 
 def _recent(found: Growth | TooLittle, days: float) -> Growth | TooLittle:

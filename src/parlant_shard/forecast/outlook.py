@@ -311,8 +311,9 @@ def _class(
 def _of_timestamps(parts: Sequence[_Part], kept: float | None, unit: _Unit, size: float) -> Fit:
     dated = [p for p in parts if p.stock.moment is not None and p.stock.read]
     covered = sum(unit.size(p) for p in dated)
-    if not size or covered < COVERED * size:
-        needs = "rows: there are none" if not size else "a timestamp of creation in its tables"
+    some = any(p.rows for p in parts)
+    if not some or covered < COVERED * size:
+        needs = "a timestamp of creation in its tables" if some else "rows: there are none"
         return TooLittle(points=0, span=0.0, needs=needs)
     series = intervals(((p.stock, p.came) for p in dated), unit.row)
     found = of_inflow(series, covered, kept=kept)

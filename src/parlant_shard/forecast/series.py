@@ -203,7 +203,8 @@ def _table(
     )
     part = min(1.0, most / row["heap"]) if row["heap"] else 1.0
     try:
-        connection.execute(every_row(topology.namespace, [row["name"]], local=False))
+        if row["policies"]:
+            connection.execute(every_row(topology.namespace, [row["name"]], local=False))
         counted = connection.execute(_query(topology, row["name"], moment, part, now)).fetchall()
     except psycopg.Error as error:
         why = _UNREAD.get(error.sqlstate or "")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from parlant_shard import canonical
@@ -128,13 +129,20 @@ class _State:
         found = [i for s in self.servers.values() for i in shard_indexes(s, names)]
         self.indexes = [i for i in found if i.table.logical not in locked]
 
+    @cached_property
+    def _by_table(self) -> Mapping[tuple[str, int], list[ShardIndex]]:
+        found: dict[tuple[str, int], list[ShardIndex]] = {}
+        for index in self.indexes:
+            found.setdefault((index.server, index.table.root.oid), []).append(index)
+        return found
+
     # --- what several rules share -----------------------------------------------------------------
 
     def _declared(self, table: ShardTable, index: str) -> str | None:
         found = self.declared.get(table.logical, {}).get(index)
         if found is not None:
             return f"{found.place}: {found.remove}"
-        return undeclared(self.topology) if table.shard else None
+        return undeclared(self.topology, table)
 
     def _finding(
         self, kind: Kind, group: list[ShardIndex], statements: list[tuple[str, tuple[str, ...]]],
@@ -200,13 +208,14 @@ class _State:
     def redundant(self) -> Iterator[Finding]:
         """Indexes whose work another one does."""
         groups: dict[tuple[str, str, str, How], list[tuple[ShardIndex, ShardIndex, Covered]]] = {}
-        for pair in self._covered():
+        for pair in self._covered:
             index, by, found = pair
             key = (index.table.logical, index.name, by.name, found.how)
             groups.setdefault(key, []).append(pair)
         for (_, _, other, how), pairs in groups.items():
             indexes = [p[0] for p in pairs]
             index, by, found = pairs[0]
+            elsewhere = self._elsewhere(indexes)
             scans = sum(i.scans for i in indexes)
             shape, wide = (", ".join(x.root.keys) for x in (index, by))
             evidence = (
@@ -226,15 +235,42 @@ class _State:
                 Kind(how.value),
                 indexes,
                 [(i.server, remedy.drop(self.ddl, i)) for i in indexes],
-                sure=how is not How.WHOLE,
+                sure=how is not How.WHOLE and not elsewhere,
                 bytes=sum(i.bytes for i in indexes),
                 evidence=evidence,
                 covered_by=other,
-                declared=self._declared(index.table, index.name),
-                unless=_unless_redundant(how, index.root, by.root),
+                declared=self._declared(index.table, index.name)
+                if not elsewhere
+                else f"leave the declaration as it is, and declare {other}: on "
+                f"{', '.join(elsewhere)} nothing else does its work",
+                unless=_unless_redundant(how, index.root, by.root) + self._passing(by),
             )
 
-    def _covered(self) -> Iterator[tuple[ShardIndex, ShardIndex, Covered]]:
+    def _elsewhere(self, indexes: list[ShardIndex]) -> list[str]:
+        """The shards, or servers, on which an index of that name has work of its own."""
+        index = indexes[0]
+        if index.name not in self.declared.get(index.table.logical, {}):
+            return []  # nothing makes it again
+        mine = {(i.server, i.table.root.oid) for i in indexes}
+        return sorted(
+            i.table.shard or i.server
+            for i in self.indexes
+            if (i.table.logical, i.name) == (index.table.logical, index.name)
+            and (i.server, i.table.root.oid) not in mine
+        )
+
+    def _passing(self, by: ShardIndex) -> str:
+        """Warn of an index that stays only until the next apply."""
+        known = by.name in self.declared.get(by.table.logical, {}) or by.root.protected
+        if known or self.topology.schema_source.from_ is not None:
+            return ""
+        return (
+            f"; {by.name} goes with the next apply, because nothing declares it: write it into "
+            "`indexes` first"
+        )
+
+    @cached_property
+    def _covered(self) -> list[tuple[ShardIndex, ShardIndex, Covered]]:
         """Covered indexes with those that stay; of a partitioned table, covered on every leaf."""
         by_part = {(i.server, p.oid): i for i in self.indexes for p in i.parts}
         groups: dict[tuple[str, int], list[IndexFigures]] = {}
@@ -245,14 +281,16 @@ class _State:
         ends: dict[int, ShardIndex] = {}
         for (server, _), parts in groups.items():
             lasts = self._lasts(server, by_part)
-            for found in covered((replace(p, parent=None) for p in parts), lasts):
+            for found in covered(parts, lasts):
                 index = by_part[server, found.index.oid]
                 by = by_part[server, found.by.oid]
                 ends[id(index)], ends[id(by)] = index, by
                 pairs.setdefault((id(index), id(by)), []).append(found)
-        for (narrow, wide), found_ in pairs.items():
-            if len(found_) == len(ends[narrow].parts) and ends[narrow].root.valid:
-                yield ends[narrow], ends[wide], found_[0]
+        return [
+            (ends[narrow], ends[wide], found_[0])
+            for (narrow, wide), found_ in pairs.items()
+            if len(found_) == len(ends[narrow].parts) and ends[narrow].root.valid
+        ]
 
     def _lasts(
         self, server: str, by_part: Mapping[tuple[str, int], ShardIndex]
@@ -283,9 +321,8 @@ class _State:
         groups: dict[tuple[str, str], list[ShardIndex]] = {}
         for index in self.indexes:
             groups.setdefault((index.table.logical, index.name), []).append(index)
-        pairs = list(self._covered())
         # Said already with a better reason, or about to do the work of one that goes.
-        redundant = {(i.server, i.root.oid) for pair in pairs for i in pair[:2]}
+        redundant = {(i.server, i.root.oid) for pair in self._covered for i in pair[:2]}
         for group in groups.values():
             if any((i.server, i.root.oid) in redundant for i in group):
                 continue
@@ -359,14 +396,8 @@ class _State:
         if not index.root.valid or any(p.protected for p in (index.root, *index.parts)):
             return True
         table = index.table
-        others = [
-            i.root
-            for i in self.indexes
-            if i.server == index.server
-            and i.table.root is table.root
-            and i is not index
-            and _whole(i)
-        ]
+        beside = self._by_table[index.server, table.root.oid]
+        others = [i.root for i in beside if i is not index and _whole(i)]
         keys = [k for k in self.servers[index.server].foreign_keys if k.rel == table.root.oid]
         return any(
             self._serves(index.root, k) and not any(self._serves(o, k) for o in others)
@@ -396,12 +427,11 @@ class _State:
         groups: dict[tuple[str, tuple[str, ...]], list[tuple[ShardTable, ForeignKeyFigures]]] = {}
         for name, server in self.servers.items():
             by_oid = {t.root.oid: t for t in self.tables[name].values()}
-            mine = [i for i in self.indexes if i.server == name]
             for key in server.foreign_keys:
                 table = by_oid.get(key.rel)
                 if table is None or any(
-                    i.table.root.oid == key.rel and _whole(i) and self._serves(i.root, key)
-                    for i in mine
+                    _whole(i) and self._serves(i.root, key)
+                    for i in self._by_table.get((name, key.rel), ())
                 ):
                     continue
                 groups.setdefault((table.logical, key.columns), []).append((table, key))
@@ -414,9 +444,13 @@ class _State:
             tables = [t for t, _ in pairs]
             name = self._free(logical, wanted, tables)
             other = pairs[0][1].ref_table.removesuffix(f"_{tables[0].shard}")
+            near = {n for t, k in pairs if (n := self._beginning(t, k)) is not None}
+            unless = f"rows of {other} are never deleted and their keys never change"
+            if near:
+                unless += f"; {', '.join(sorted(near))} finds few rows for its first column"
             yield Finding(
                 kind=Kind.MISSING,
-                sure=bool(deleted) and rows >= self.limits.fk_sure_rows,
+                sure=bool(deleted) and rows >= self.limits.fk_sure_rows and not near,
                 servers=tuple(dict.fromkeys(t.server for t in tables)),
                 shards=tuple(dict.fromkeys(t.shard for t in tables if t.shard)),
                 table=logical,
@@ -430,9 +464,19 @@ class _State:
                     [(t.server, remedy.create(self.ddl, t, name, wanted)) for t in tables]
                 ),
                 objects=tuple(k.name for _, k in pairs),
-                declared=self._to_declare(logical, name, wanted) if tables[0].shard else None,
-                unless=f"rows of {other} are never deleted and their keys never change",
+                declared=self._to_declare(logical, name, wanted),
+                unless=unless,
             )
+
+    def _beginning(self, table: ShardTable, key: ForeignKeyFigures) -> str | None:
+        """An index that begins with one of several columns of a key, which may be enough."""
+        for index in self._by_table.get((table.server, table.root.oid), ()):
+            first = unquoted(index.root.keys[0])
+            if first not in key.columns or first == self.topology.key or not _whole(index):
+                continue
+            if self._serves(index.root, replace(key, columns=(first,))):
+                return index.name
+        return None
 
     def _free(self, logical: str, columns: list[str], tables: list[ShardTable]) -> str:
         """A name for an index, as PostgreSQL would give it, that no table or index has."""
@@ -449,7 +493,7 @@ class _State:
     def _to_declare(self, table: str, name: str, columns: list[str]) -> str:
         return (
             f"write `{index_entry(table, name, columns)}` into {self.topology.file} and run apply, "
-            "which builds it online; apply drops an index of a shard table that nothing declares"
+            "which builds it online; apply drops an index that nothing declares"
         )
 
     # --- bloat ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import postgast
 
+from parlant_shard.observe.fold import ShardTable
 from parlant_shard.planner import statements_of
 from parlant_shard.topology import Topology
 
@@ -62,10 +63,12 @@ def declarations(topology: Topology) -> dict[str, dict[str, Declaration]]:
     return found
 
 
-def undeclared(topology: Topology) -> str:
-    """What becomes of an index of a shard table that nothing declares."""
+def undeclared(topology: Topology, table: ShardTable) -> str | None:
+    """What becomes of an index that nothing declares; None where it declares itself."""
     origin = topology.schema_source.from_
     if origin is not None:
+        if not table.shard:
+            return None
         return (
             f'the schema is read from server "{origin}": drop it from the un-sharded table there '
             "as well, or the next apply makes it again"

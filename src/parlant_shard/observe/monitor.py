@@ -45,7 +45,7 @@ class Monitored:
                 for t in tables
             ],
             "table_totals": [
-                {"table": name, "shards": sorted({t.shard for t in group}), **_table(group)}
+                {"table": name, **_places(group), **_table(group), "rows": _rows(group)}
                 for name, group in _by(tables, lambda t: t.logical)
             ],
             "indexes": [
@@ -62,7 +62,7 @@ class Monitored:
                 {
                     "table": table_,
                     "index": name,
-                    "shards": sorted({i.table.shard for i in group}),
+                    **_places([i.table for i in group]),
                     **_index(group),
                 }
                 for (table_, name), group in _by(indexes, lambda i: (i.table.logical, i.name))
@@ -178,6 +178,19 @@ def _table(group: list[ShardTable]) -> dict[str, Any]:
     }
 
 
+def _places(group: list[ShardTable]) -> dict[str, Any]:
+    return {
+        "shards": sorted({t.shard for t in group if t.shard}),
+        "servers": list(dict.fromkeys(t.server for t in group)),
+    }
+
+
+def _rows(group: list[ShardTable]) -> int:
+    """Rows over shards. Copies of a reference table hold the same ones: those of the fullest."""
+    copies = [t.sum("rows") for t in group if not t.shard]
+    return sum(t.sum("rows") for t in group if t.shard) + max(copies, default=0)
+
+
 def _index(group: list[ShardIndex]) -> dict[str, Any]:
     parts = [p for i in group for p in i.parts]
     scans = [p.last_scan for p in parts if p.last_scan is not None]
@@ -246,7 +259,7 @@ def monitor_text(found: dict[str, Any], limit: int = LIMIT) -> str:
             [
                 [
                     t["table"],
-                    len(t["shards"]),
+                    len(t["shards"]) or ", ".join(t["servers"]),
                     *_figures(t),
                     (t["last_vacuum"] or "never")[:10],
                     (t["last_analyze"] or "never")[:10],

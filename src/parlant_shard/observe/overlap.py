@@ -113,8 +113,6 @@ def covers(wide: IndexFigures, narrow: IndexFigures) -> How | None:
     if (
         not (wide.valid and narrow.valid)
         or (wide.rel, wide.method) != (narrow.rel, narrow.method)
-        or narrow.parent is not None
-        or wide.parent is not None
         or not _may_go(narrow, wide)
     ):
         return None

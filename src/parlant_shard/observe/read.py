@@ -241,10 +241,11 @@ class _Reader:
     def statements(self, found: ServerFigures) -> ServerFigures:
         schema = self._extension("pg_stat_statements")
         if schema is None:
+            # Its settings are there when it is loaded.
+            loaded = self.rows("loaded")[0]["loaded"]
+            first = "" if loaded else "add it to shared_preload_libraries and restart, then "
             return _without(
-                found,
-                "has no pg_stat_statements: add it to shared_preload_libraries and restart, then "
-                "CREATE EXTENSION pg_stat_statements",
+                found, f"has no pg_stat_statements: {first}CREATE EXTENSION pg_stat_statements"
             )
         names = {r["name"] for r in self.rows("statement_columns", schema=schema)}
         # shared_blk_read_time since 17.

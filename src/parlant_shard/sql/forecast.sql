@@ -34,7 +34,7 @@ WITH RECURSIVE member AS (
     JOIN pg_catalog.pg_class c ON c.oid = m.oid
     LEFT JOIN locked k ON k.oid = m.oid
 )
-SELECT m.name, m.logical, m.shard,
+SELECT m.name, m.logical, m.shard, pg_catalog.row_security_active(m.root) AS policies,
        coalesce(sum(m.tuples) FILTER (WHERE m.relkind = 'r'), 0)::float8 AS rows,
        coalesce(sum(m.bytes) FILTER (WHERE m.relkind = 'r'), 0)::bigint AS bytes,
        coalesce(sum(m.heap) FILTER (WHERE m.relkind = 'r'), 0)::bigint AS heap,

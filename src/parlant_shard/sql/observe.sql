@@ -198,6 +198,10 @@ SELECT x.extname::text AS name, n.nspname::text AS schema, x.extversion AS versi
   JOIN pg_catalog.pg_namespace n ON n.oid = x.extnamespace
  WHERE x.extname IN ('pg_stat_statements', 'pgstattuple');
 
+-- name: loaded
+-- Whether the server has loaded the library of pg_stat_statements.
+SELECT current_setting('pg_stat_statements.max', true) IS NOT NULL AS loaded;
+
 -- name: statement_columns
 -- The columns of the view: they depend on the extension's version, not on the server's.
 SELECT a.attname::text AS name
