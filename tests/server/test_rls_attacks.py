@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from oracle import TABLES, Sharded
 from psycopg.sql import SQL, Identifier
-from rls_world import KEY, Roles, as_role, roles
+from rls_world import KEY, SET, Roles, as_role
 from test_router_attacks import ATTACKS, NEEDS_RLS, adapted
 
 from parlant_shard import signing
@@ -25,13 +25,6 @@ from servers import Clusters
 pytestmark = pytest.mark.needs(superuser=True)
 
 SECRET = re.compile(r"SECRET-ws_[bc]")
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
