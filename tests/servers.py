@@ -39,7 +39,7 @@ MAX_CLUSTERS = 3
 _SCRATCH = "parlant-shard-tests-"
 # Every plan makes a database to read the schema in: in memory that costs a sixth of the time.
 _MEMORY = Path("/dev/shm")
-_ROOM = 8 * 2**30  # bytes; the servers of one process of pytest-xdist rarely need one of them
+_ROOM = 4 * 2**30  # bytes; the three servers of one process of pytest-xdist need some 0.2 of it
 
 
 class Cluster:
