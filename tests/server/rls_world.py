@@ -23,6 +23,7 @@ from servers import Clusters
 PASSWORD = "Behind-The-Wall-71c0"
 KEY = "0123456789abcdef0123456789abcdef"
 OTHER_KEY = "fedcba9876543210fedcba9876543210"
+SET = "SELECT set_config('parlant.workspace_id', %s, true)"
 KEYED = (
     DDL + "CREATE TABLE api_key (id text PRIMARY KEY, name text, workspace_id text);"
     "CREATE INDEX account_search_idx ON account USING gin "

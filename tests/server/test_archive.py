@@ -20,9 +20,9 @@ import fsspec
 import psycopg
 import pytest
 import zstandard
+from killing import environment
 from protocol import SCHEMA, Layout, World, layout
 from psycopg.conninfo import make_conninfo
-from test_crash import environment
 from test_maintain import cut, maintain, months, now_of, put, settled
 from test_maintain_crash import until, written
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from killing import kills
 from protocol import World, layout
 from test_archive import RICH, copied, files, fill, kept, retired, stored, there, this_month
-from test_crash import environment
 from test_maintain import maintain, months, now_of, settled
 from test_maintain_crash import written
 
@@ -29,32 +26,28 @@ def world(tmp_path: Path, clusters: Clusters) -> World:
 
 
 # Kills the process at the n-th of these moments: before and after each call of the protocol, and
-# in the middle of a file. Each attempt counts anew, so every run gets further than the one before.
+# in the middle of a file. Every run gets further than the one before.
 KILLER = r"""
-import os, signal, sys, traceback
-from parlant_shard import db, journal, maintain
-from parlant_shard.archive import making, parquet, stream, target
+import sys
+from killing import event_at, until_it_ends
+from parlant_shard import journal, maintain
+from parlant_shard.archive import making, stream, target
 from parlant_shard.restore import restore, run
 from parlant_shard.topology import Interval, load_topology
 
-what, file, argument = sys.argv[1:4]
+what, file, argument, first, step = *sys.argv[1:4], *map(int, sys.argv[4:6])
 topology = load_topology(file)
 
-def attempt(count):
-    seen = [0]
-
-    def event():
-        seen[0] += 1
-        if seen[0] == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+def attempt(number):
+    event = event_at("call", first + number * step)
 
     def around(owner, name):
         original = getattr(owner, name)
 
         def wrapped(*args, **options):
-            event()
+            event("call")
             found = original(*args, **options)
-            event()
+            event("call")
             return found
 
         setattr(owner, name, wrapped)
@@ -64,7 +57,7 @@ def attempt(count):
 
         def pieces(*args):
             for piece in original(*args):
-                event()
+                event("call")
                 yield piece
 
         setattr(owner, name, pieces)
@@ -86,38 +79,8 @@ def attempt(count):
     else:
         restore(topology, argument, keep=Interval(400, "day"), beside=what == "beside")
 
-count = int(sys.argv[4])
-step = int(sys.argv[5])
-for number in range(200):
-    child = os.fork()
-    if child == 0:
-        try:
-            attempt(count + number * step)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print("kills", number)
-        sys.exit(os.waitstatus_to_exitcode(status))
-sys.exit("it never came to an end")
+until_it_ends(attempt)
 """
-
-
-def killed(file: Path, what: str, argument: str, *, first: int, step: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, what, str(file), argument, str(first), str(step)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    found = re.search(r"^kills (\d+)$", done.stdout, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
 
 
 def only(world: World, name: str) -> None:
@@ -137,7 +100,7 @@ def test_killed_while_archiving(world: World) -> None:
     maintain(world, what, now)
     only(world, name)
     later = now + timedelta(days=8)
-    assert killed(written(world, what), "maintain", later.isoformat(), first=1, step=3) > 6
+    assert kills(KILLER, "maintain", written(world, what), later.isoformat(), 1, 3) > 6
     assert not there(world, name)
     assert retired(world)[name][0] == "archived"
     assert {e.state for e in listing(world.load(what), verify=True)[0]} == {"archived"}
@@ -159,7 +122,7 @@ def test_killed_while_restoring(world: World, how: str) -> None:
     maintain(world, what, now)
     maintain(world, what, now + timedelta(days=8))
     assert not there(world, name)
-    assert killed(written(world, what), how, name, first=1, step=3) > 3
+    assert kills(KILLER, how, written(world, what), name, 1, 3) > 3
     if how == "beside":
         assert copied(world, name, columns) == before
         assert retired(world)[name][0] == "detached"

@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from killing import environment, kills
 
 from parlant_shard import apply as running
 from parlant_shard import local, locks, planner
@@ -32,7 +33,6 @@ from servers import Clusters, database_name, scratch_directory
 FULL = bool(os.environ.get("PARLANT_SHARD_TEST_FULL"))
 # A complete sweep is one test that kills hundreds of runs.
 pytestmark = pytest.mark.timeout(3600 if FULL else 300)
-SRC = Path(running.__file__).parents[1]
 ALLOW = frozenset({"drops-object", "deletes-data"})
 
 FIRST = """
@@ -419,82 +419,40 @@ def differences(found: Mapping[str, list[str]], expected: Mapping[str, list[str]
 
 # --- killing --------------------------------------------------------------------------------------
 
-# Forks one process for every attempt, so that none pays for the imports. In each of them the
-# count-th event of a kind ends everything with SIGKILL: 'start' and 'done' of a step, or 'record',
-# when the work and the journal row of a step are done, but not yet committed (where there is a
-# transaction to commit).
+# The count-th event of a kind ends an attempt: 'start' and 'done' of a step, or 'record'.
 KILLER = r"""
-import os, signal, sys, threading, traceback
+import sys
 import parlant_shard.apply as running
+from killing import event_at, record_events, until_it_ends
 from parlant_shard.topology import load_topology
 
-file, moment, counts, attempts = sys.argv[1], sys.argv[2], sys.argv[3].split(","), int(sys.argv[4])
+file, moment, counts = sys.argv[1], sys.argv[2], [int(count) for count in sys.argv[3].split(",")]
 topology = load_topology(file)
 
-def attempt(count):
-    seen, lock = [0], threading.Lock()
-
-    def event(name):
-        with lock:
-            seen[0] += name == moment
-            if seen[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    original = running.journal.record
-
-    def record(*args, **options):
-        original(*args, **options)
-        event("record")
-
-    running.journal.record = record
-    outcome = running.apply(
+def attempt(number):
+    event = event_at(moment, counts[min(number, len(counts) - 1)])
+    record_events(event)
+    running.apply(
         topology,
         allow=frozenset({"drops-object", "deletes-data"}),
         listener=lambda name, step, text: event(name),
     )
-    print("steps", outcome.done)
 
-for number in range(attempts):
-    count = int(counts[min(number, len(counts) - 1)])
-    child = os.fork()
-    if child == 0:
-        try:
-            attempt(count)
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        else:
-            code = 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print("kills", number)
-        sys.exit(os.waitstatus_to_exitcode(status))
-print("kills", attempts)
+until_it_ends(attempt)
 """
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SRC), "PYTHONUNBUFFERED": "1"}
 
 
 def killed(scene: Scene, version: str, moment: str, counts: str, attempts: int = 400) -> int:
     """Apply again and again, each time killed at an event; return how often until it was done."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(scene.file(version)), moment, counts, str(attempts)],
-        capture_output=True,
-        text=True,
-        env=environment(),
+    return kills(
+        KILLER,
+        scene.file(version),
+        moment,
+        counts,
+        limit=attempts,
+        ends=attempts > 1,
         timeout=3000 if FULL else 280,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    found = re.search(r"^kills (\d+)$", done.stdout, re.MULTILINE)
-    assert found is not None
-    assert int(found[1]) < attempts or attempts == 1, "it never came to an end"
-    return int(found[1])
 
 
 def start(scene: Scene, version: str | Path, *arguments: str) -> subprocess.Popen[str]:
@@ -549,8 +507,7 @@ def test_first_apply_killed_at_every_step(
     steps = len(scene.pending("first"))
     # 'done' of the first step: one step of progress each time. 'record' of the second: the same,
     # and that second one was about to commit.
-    kills = killed(scene, "first", moment, stride(moment))
-    assert kills >= steps // (2 if FULL else 8)
+    assert killed(scene, "first", moment, stride(moment)) >= steps // (2 if FULL else 8)
     scene.check("first")
     assert differences(scene.snapshot(), direct("first")) == []
 
@@ -562,8 +519,7 @@ def test_edit_killed_at_every_step(
     content = filled.content()
     steps = len(filled.pending("edit"))
     assert steps > 60
-    kills = killed(filled, "edit", moment, stride(moment))
-    assert kills >= steps // (3 if FULL else 12)
+    assert killed(filled, "edit", moment, stride(moment)) >= steps // (3 if FULL else 12)
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
 

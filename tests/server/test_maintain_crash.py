@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from killing import environment, kills
 from protocol import Layout, World, layout
 from psycopg.conninfo import make_conninfo
-from test_crash import environment
 from test_maintain import bounds, cut, maintain, months, now_of, settled
 
 from parlant_shard import maintain as upkeep
@@ -82,67 +82,35 @@ def fill(world: World, start: datetime) -> None:
 
 
 KILLER = r"""
-import os, signal, sys, threading, traceback
-from datetime import datetime
-import parlant_shard.apply as running
+import sys
+from killing import event_at, record_events, until_it_ends
 from parlant_shard import maintain
 from parlant_shard.topology import load_topology
 
-file, now, moment, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+file, now, moment, count, more, move = *sys.argv[1:4], *map(int, sys.argv[4:7])
 topology = load_topology(file)
 
-def attempt():
-    seen, lock = [0], threading.Lock()
-
-    def event(name):
-        with lock:
-            seen[0] += name == moment
-            if seen[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    original = running.journal.record
-
-    def record(*args, **options):
-        original(*args, **options)
-        event("record")
-
-    running.journal.record = record
+def attempt(number):
+    event = event_at(moment, count + number * more)
+    record_events(event)
     report = maintain.maintain(
-        topology, now=maintain.moment(now), listener=lambda name, step, text: event(name)
+        topology,
+        now=maintain.moment(now),
+        move=move or None,
+        listener=lambda name, step, text: event(name),
     )
     assert not report.failures, report.failures
     assert not report.elsewhere, report.elsewhere
 
-for number in range(200):
-    child = os.fork()
-    if child == 0:
-        try:
-            attempt()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print("kills", number)
-        sys.exit(os.waitstatus_to_exitcode(status))
-sys.exit("it never came to an end")
+until_it_ends(attempt)
 """
 
 
-def killed(file: Path, now: datetime, moment: str, count: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(file), now.isoformat(), moment, str(count)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    found = re.search(r"^kills (\d+)$", done.stdout, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+def killed(
+    file: Path, now: datetime, moment: str, count: int, *, more: int = 0, move: int = 0
+) -> int:
+    """Maintain again and again, each time killed at an event, `more` events later each time."""
+    return kills(KILLER, file, now.isoformat(), moment, count, more, move)
 
 
 @pytest.mark.parametrize(("moment", "count"), [("start", 3), ("record", 3), ("done", 1)])

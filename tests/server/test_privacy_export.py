@@ -18,11 +18,11 @@ from typing import Any
 import psycopg
 import pytest
 import zstandard
+from killing import environment
 from privacy_world import HOMES, OWNED, PRESET, lasting_world, load, total
 from protocol import World
 from psycopg import sql
 from tenants import reference_rows, rows
-from test_crash import environment
 from test_maintain_crash import written
 
 from parlant_shard import privacy

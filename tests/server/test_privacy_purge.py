@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from killing import kills
 from privacy_world import HOMES, OWNED, PRESET, contents, lasting_world, of, total
 from protocol import SCHEMA, Layout, World, layout
 from tenants import rows
-from test_crash import environment
 from test_maintain import cut, maintain, months, now_of
 from test_maintain_crash import written
 
@@ -276,99 +273,63 @@ def fill(world: World, ws: str) -> None:
 
 
 KILLER = r"""
-import os, signal, sys, threading, traceback
-import parlant_shard.apply as running
+import sys
+from killing import event_at, record_events, until_it_ends
 from parlant_shard import privacy
 from parlant_shard.topology import load_topology
 
-file, moment, count, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+file, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 topology = load_topology(file)
-ALLOWED = frozenset({"deletes-data"})
+purging = sys.modules["parlant_shard.privacy.purge"]  # not the function of that name
 
-def attempt():
-    seen, lock = [0], threading.Lock()
-
-    def event(name):
-        with lock:
-            seen[0] += name == moment
-            if seen[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    record = running.journal.record
-    def recording(*args, **options):
-        record(*args, **options)
-        event("record")
-    running.journal.record = recording
-    batch = privacy.purge_module._Purge._batch
+def attempt(number):
+    event = event_at(moment, count)
+    record_events(event)
+    batch = purging._Purge._batch
     def batching(self, step, size):
         size.size = 30
         found = batch(self, step, size)
         event("batch")
         return found
-    privacy.purge_module._Purge._batch = batching
-    survey = privacy.purge_module._Site.survey
+    purging._Purge._batch = batching
+    survey = purging._Site.survey
     def surveying(self):
         found = survey(self)
         event("survey")
         return found
-    privacy.purge_module._Site.survey = surveying
-    privacy.purge(topology, "c", allow=ALLOWED, listener=lambda name, step, text: event(name))
+    purging._Site.survey = surveying
+    privacy.purge(
+        topology,
+        "c",
+        allow=frozenset({"deletes-data"}),
+        listener=lambda name, step, text: event(name),
+    )
 
-import parlant_shard.privacy.purge
-privacy.purge_module = sys.modules["parlant_shard.privacy.purge"]
-for number in range(limit):
-    child = os.fork()
-    if child == 0:
-        try:
-            attempt()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print("kills", number)
-        sys.exit(os.waitstatus_to_exitcode(status))
-sys.exit("it never came to an end")
+until_it_ends(attempt)
 """
 
 
 @pytest.mark.parametrize(
-    ("moment", "count", "kills"),
-    [("record", 2, 3), ("done", 1, 8), ("batch", 2, 4), ("survey", 2, 0)],
+    ("moment", "count", "least"), [("record", 2, 3), ("done", 1, 8), ("batch", 2, 4)]
 )
-def test_killed_at_every_step(small: World, moment: str, count: int, kills: int) -> None:
+def test_killed_at_every_step(small: World, moment: str, count: int, least: int) -> None:
     before = contents(small, SMALL)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLER,
-            str(written(small, SMALL)),
-            moment,
-            str(count),
-            "40" if kills else "2",
-        ],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=280,
-        check=False,
-    )
+    assert kills(KILLER, written(small, SMALL), moment, count, limit=40) >= least
     after = contents(small, SMALL)
-    if moment == "survey":
-        # Killed between emptiness and its record, every time: it is empty, and not settled.
-        assert done.returncode != 0
-        assert states(small, "c", "east") == [("purging",)] * 2
-        assert of(after, "c") == {}
-        purge(small, SMALL, "c")
-    else:
-        assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-        found = re.search(r"^kills (\d+)$", done.stdout, re.MULTILINE)
-        assert found is not None
-        assert int(found[1]) >= kills
     assert of(after, "c") == {}
     assert of(after, "a", "b", "d") == of(before, "a", "b", "d")
+    assert states(small, "c", "east") == [("purged",)] * 2
+
+
+def test_killed_before_it_is_recorded(small: World) -> None:
+    """Killed between emptiness and its record, every time: it is empty, and not settled."""
+    before = contents(small, SMALL)
+    assert kills(KILLER, written(small, SMALL), "survey", 2, limit=2, ends=False) == 2
+    after = contents(small, SMALL)
+    assert states(small, "c", "east") == [("purging",)] * 2
+    assert of(after, "c") == {}
+    assert of(after, "a", "b", "d") == of(before, "a", "b", "d")
+    purge(small, SMALL, "c")
     assert states(small, "c", "east") == [("purged",)] * 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from client_world import ACCOUNTS, ITEMS, fill, lasting_world
 from protocol import BY_MONTH, World, layout
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
-from rls_world import KEYED, PASSWORD, Roles, behind, connected, drop_role, roles, seen_as
+from rls_world import KEYED, PASSWORD, SET, Roles, behind, connected, drop_role, seen_as
 
 from parlant_shard import Router, Unroutable
 from parlant_shard import maintain as upkeep
@@ -22,14 +21,6 @@ from parlant_shard.planner import make_plan
 from servers import Clusters, database_name
 
 pytestmark = pytest.mark.needs(superuser=True)
-
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

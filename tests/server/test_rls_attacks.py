@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import psycopg
 import pytest
 from oracle import TABLES, Sharded
 from psycopg.sql import SQL, Identifier
-from rls_world import KEY, Roles, as_role, roles
+from rls_world import KEY, SET, Roles, as_role
 from test_router_attacks import ATTACKS, NEEDS_RLS, adapted
 
 from parlant_shard import signing
@@ -25,13 +26,6 @@ from servers import Clusters
 pytestmark = pytest.mark.needs(superuser=True)
 
 SECRET = re.compile(r"SECRET-ws_[bc]")
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +42,14 @@ def walled(
 
 
 class Attempt:
-    """One statement as the application's role, in a transaction that is rolled back."""
+    """Statements as the application's role, each in a transaction that is rolled back."""
 
     def __init__(self, walled: Sharded, server: str, who: Roles, token: str) -> None:
         self.connection = walled.on_shards(server)
         self.who, self.token = who, token
         self.tables = [suffixed(t, "shard_3") for t in TABLES.values()]
+        self.before = self.others()
+        self.connection.rollback()
 
     def others(self) -> list[Any]:
         """A digest of every row of ws_b."""
@@ -69,7 +65,6 @@ class Attempt:
         """What the caller gets to see; fails where a row of another workspace changed."""
         connection = self.connection
         connection.execute(SET, [self.token])
-        before = self.others()
         connection.execute("SAVEPOINT attempt")
         connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(self.who.application)))
         seen = ""
@@ -80,7 +75,7 @@ class Attempt:
             seen = f"{error} {error.diag.message_detail} {error.diag.context}"
             connection.execute("ROLLBACK TO attempt")
         connection.execute("RESET ROLE")
-        assert self.others() == before
+        assert self.others() == self.before
         connection.rollback()
         return seen
 
@@ -103,11 +98,12 @@ def attacks() -> Iterator[tuple[str, str, Any]]:
 
 def test_none_of_them_leaks_through_both_walls(walled: Sharded, who: Roles) -> None:
     token = signing.token("ws_a", KEY)
+    at = cache(lambda server: Attempt(walled, server, who, token))
     sent = 0
     for name, text, params in attacks():
         route = walled.route(text, params, "ws_a")
         for target in route.targets:
-            seen = Attempt(walled, target.server, who, token).run(target.sql, target.params)
+            seen = at(target.server).run(target.sql, target.params)
             assert not SECRET.search(seen), (name, text, seen)
             assert "division by zero" not in seen or "SECRET" not in text, (name, text)
             sent += 1
@@ -134,14 +130,12 @@ def raw(walled: Sharded, who: Roles, setting: str, text: str, params: Any = None
 def test_none_of_them_leaks_with_the_router_left_out(walled: Sharded, who: Roles) -> None:
     token = signing.token("ws_a", KEY)
     judge = Attempt(walled, walled.map.shards["shard_3"].server, who, token)
-    before = judge.others()
-    judge.connection.rollback()
     answered = 0
     for name, text, params in attacks():
         seen = raw(walled, who, token, physical(text), params or None)
         assert not SECRET.search(seen), (name, text, seen)
         answered += seen.startswith("[")
-    assert judge.others() == before
+    assert judge.others() == judge.before
     judge.connection.rollback()
     assert answered > 20
 

@@ -13,7 +13,7 @@ import test_pooler
 from client_world import ACCOUNTS, ITEMS, WORKSPACES, fill, lasting_world
 from protocol import World
 from psycopg import errors
-from rls_world import KEY, Roles, behind, roles, seen_as
+from rls_world import KEY, Roles, behind, seen_as
 
 from parlant_shard import AsyncRouter, Router, ShardError, Unroutable
 from parlant_shard.topology import Topology
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.needs(superuser=True)
 
 bouncer = test_pooler.bouncer
 NOTES = "SELECT note FROM item WHERE size = %s ORDER BY note"
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module", params=["plain", "signed"])

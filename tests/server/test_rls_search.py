@@ -10,7 +10,7 @@ import pytest
 from client_world import SHARDS, lasting_world
 from protocol import World, layout
 from psycopg import errors
-from rls_world import KEYED, Roles, behind, connected, roles, seen_as
+from rls_world import KEYED, SET, Roles, behind, connected, seen_as
 
 from parlant_shard import Router
 from parlant_shard.topology import Topology
@@ -18,16 +18,9 @@ from servers import Clusters
 
 pytestmark = pytest.mark.needs(superuser=True)
 
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
 VECTOR = "to_tsvector('english', coalesce(name, ''))"
 SEARCH = f"SELECT name FROM account WHERE {VECTOR} @@ plainto_tsquery('english', %s)"
 BESIDE = " AND name <> 'hidden' ORDER BY name"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

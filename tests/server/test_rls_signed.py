@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import psycopg
 import pytest
 from client_world import fill, lasting_world
 from protocol import World
-from rls_world import KEY, OTHER_KEY, Roles, behind, connected, roles, seen_as
+from rls_world import KEY, OTHER_KEY, SET, Roles, behind, connected, seen_as
 
 from parlant_shard import Router, ShardError, signing
 from parlant_shard.apply import apply
@@ -23,15 +22,8 @@ from servers import Clusters
 
 pytestmark = pytest.mark.needs(superuser=True)
 
-SET = "SELECT set_config('parlant.workspace_id', %s, true)"
 READ = "SELECT workspace_id FROM account_s1"
 NAMES = "SELECT name FROM account"
-
-
-@pytest.fixture(scope="module")
-def who(clusters: Clusters) -> Iterator[Roles]:
-    with roles(clusters) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from protocol import DELETES, DROPS, Layout, World, layout
+from protocol import DELETES, DROPS, SCHEMA, Layout, World, layout
 from psycopg.conninfo import make_conninfo
 from test_maintain import cut, maintain, now_of
 
@@ -114,7 +114,8 @@ def test_refusals_failures_and_dead_runs(world: World, monkeypatch: pytest.Monke
     assert [r["detail"]["code"] for r in rows(world)[2:]] == ["PS503", "PS501"]
 
     # A step fails: a row with its code, and no value of the table in it.
-    bad = layout({"s1": ["a"]}, ddl=SMALLER)
+    checked = SCHEMA.replace("name text\n", "name text CHECK (name <> 'Secret Name')\n")
+    bad = layout({"s1": ["a"]}, ddl=checked)
     world.apply(WHAT, allow=DROPS)
     world.execute("INSERT INTO account_s1 (workspace_id, name) VALUES ('a', 'Secret Name')")
     with pytest.raises(ApplyFailed):
@@ -142,27 +143,6 @@ def test_refusals_failures_and_dead_runs(world: World, monkeypatch: pytest.Monke
     assert ("apply", "interrupted") not in later[dead:]
     assert later[-1] == ("apply", "done")
     assert chain(world).ok
-
-
-SMALLER = """
-CREATE TABLE account (
-  id uuid PRIMARY KEY, workspace_id text NOT NULL, name text, CHECK (name <> 'Secret Name')
-);
-CREATE TABLE item (
-  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-  account_id uuid NOT NULL REFERENCES account (id) ON DELETE CASCADE,
-  note varchar(20),
-  size integer DEFAULT 0
-);
-CREATE INDEX item_note_idx ON item (note);
-CREATE TABLE log (
-  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-  item_id uuid NOT NULL REFERENCES item (id) ON DELETE CASCADE,
-  at timestamptz NOT NULL DEFAULT now(),
-  body text
-);
-CREATE INDEX log_item_idx ON log (item_id, at);
-"""
 
 
 def test_what_is_taken_away_is_named(world: World) -> None:
