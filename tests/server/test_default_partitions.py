@@ -437,6 +437,19 @@ def test_a_reader_that_stays_puts_it_off(world: World, monkeypatch: pytest.Monke
     assert [m.rows for m in maintain(world, what, move=10).moved] == [1]
 
 
+def test_copies_of_a_killed_run_go(world: World) -> None:
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    now = now_of(world)
+    file = written(world, what)
+    assert killed(file, now, "exchange", 1, move=10, limit=1, ends=False) == 1
+    assert leftovers(world) != []
+    maintain(world, what, now)
+    assert leftovers(world) == []
+    assert world.value("SELECT count(*) FROM log_s1_default") == 1
+
+
 @pytest.mark.parametrize(("moment", "count"), [("start", 2), ("record", 2), ("done", 1)])
 def test_killed_at_every_step(world: World, moment: str, count: int) -> None:
     """Of guards and of moves: nothing is lost, nothing is left, no range is refused for good."""

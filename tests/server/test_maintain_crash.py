@@ -93,11 +93,17 @@ topology = load_topology(file)
 def attempt(number):
     event = event_at(moment, count + number * more)
     record_events(event)
+
+    def listen(name, step, text):
+        event(name)
+        if name == "start":
+            event(step.title.partition(" ")[0])
+
     report = maintain.maintain(
         topology,
         now=maintain.moment(now),
         move=move or None,
-        listener=lambda name, step, text: event(name),
+        listener=listen,
     )
     assert not report.failures, report.failures
     assert not report.elsewhere, report.elsewhere
@@ -107,10 +113,21 @@ until_it_ends(attempt)
 
 
 def killed(
-    file: Path, now: datetime, moment: str, count: int, *, more: int = 0, move: int = 0
+    file: Path,
+    now: datetime,
+    moment: str,
+    count: int,
+    *,
+    more: int = 0,
+    move: int = 0,
+    **options: Any,
 ) -> int:
-    """Maintain again and again, each time killed at an event, `more` events later each time."""
-    return kills(KILLER, file, now.isoformat(), moment, count, more, move)
+    """Maintain again and again, each time killed at an event, `more` events later each time.
+
+    An event is what the listener is told, `record`, or the first word of the title of a step that
+    starts. Options are those of `kills`.
+    """
+    return kills(KILLER, file, now.isoformat(), moment, count, more, move, **options)
 
 
 @pytest.mark.parametrize(("moment", "count"), [("start", 3), ("record", 3), ("done", 1)])
