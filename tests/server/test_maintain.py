@@ -16,7 +16,7 @@ from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
 from parlant_shard.errors import Exit, UsageError
 from parlant_shard.maintain import Report
-from parlant_shard.maintain.tasks import Noun
+from parlant_shard.maintain.model import Noun
 from parlant_shard.planner import make_plan
 from servers import Clusters
 

@@ -19,7 +19,7 @@ from test_maintain_crash import TWO, written
 from parlant_shard import maintain as upkeep
 from parlant_shard.cli import run
 from parlant_shard.errors import Exit
-from parlant_shard.maintain.tasks import Noun
+from parlant_shard.maintain.model import Noun
 from servers import Clusters, database_name
 
 pytestmark = pytest.mark.matrix
@@ -384,7 +384,7 @@ def test_a_clock_that_is_far_off(world: World, monkeypatch: pytest.MonkeyPatch) 
     """A typing error must neither fill the catalogue nor take hours to be found."""
     what = layout({"s1": ["a"]}, tables=cut("1 hour", 2))
     world.apply(what)
-    monkeypatch.setattr("parlant_shard.maintain.tasks.MOST_NEW", 5)
+    monkeypatch.setattr("parlant_shard.maintain.table.MOST_NEW", 5)
     for year in ("1900-01-01", "2999-12-31T23:59:59Z"):
         now = upkeep.moment(year)
         report = maintain(world, what, now, dry_run=True)

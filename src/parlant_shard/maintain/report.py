@@ -15,8 +15,8 @@ from parlant_shard.archive import Archived
 from parlant_shard.catalog import Retired
 from parlant_shard.errors import Exit, ShardError
 from parlant_shard.horizon import Cut, cuts, horizon_json, utc
+from parlant_shard.maintain.model import Found, Moved
 from parlant_shard.maintain.site import Site
-from parlant_shard.maintain.tasks import Found, Moved
 from parlant_shard.observe import ShardTable, figures_of, table_metrics
 from parlant_shard.plan import Plan
 from parlant_shard.prometheus import Metric, exposition

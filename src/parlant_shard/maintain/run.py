@@ -18,9 +18,10 @@ from parlant_shard.archive import Archived, archive
 from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, UsageError
 from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
+from parlant_shard.maintain.model import CHANGES_PARTITIONS, Found, Moved, Noun, Task
 from parlant_shard.maintain.report import Failure, Report, figures
 from parlant_shard.maintain.site import COUNTED, Site
-from parlant_shard.maintain.tasks import CHANGES_PARTITIONS, Found, Moved, Noun, Task, tasks
+from parlant_shard.maintain.tasks import tasks
 from parlant_shard.plan import CHANGED, Kind, Plan, Step
 from parlant_shard.topology import Topology
 

@@ -18,7 +18,7 @@ from parlant_shard.executor import Listener
 from parlant_shard.introspect import bound, facts, introspect
 from parlant_shard.locks import LEFTOVER_WAIT, acquire, heartbeat, take_topology
 from parlant_shard.maintain.defaults import Contents, hours_query
-from parlant_shard.maintain.tasks import Found
+from parlant_shard.maintain.model import Found
 from parlant_shard.plan import MARK
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology

@@ -27,8 +27,8 @@ from parlant_shard.ddl import Ddl, render, text
 from parlant_shard.diff import by_parent
 from parlant_shard.errors import ApplyFailed, ArchiveError, Locked, ShardError
 from parlant_shard.executor import Executor, Listener, quiet
+from parlant_shard.maintain.model import Found
 from parlant_shard.maintain.site import Site
-from parlant_shard.maintain.tasks import Found
 from parlant_shard.plan import Kind, Lock, Plan, Step
 from parlant_shard.plan.model import TIMEOUTS
 from parlant_shard.restore.request import (
