@@ -96,7 +96,7 @@ class Work:
             x.index.name for x in rolled if isinstance(x, c.CreateIndex | c.DropIndex)
         )
         mended = list(indexes.repair(self.on, self.table, self.leaves, made_anew))
-        self.server.notices += [x for x in mended if isinstance(x, str)]
+        self.server.notices.extend(x for x in mended if isinstance(x, str))
         yield Noun.FINALISE, [*self._clear(), *self._finalise()]
         yield Noun.REPAIR, [x for x in mended if not isinstance(x, str)]
         yield Noun.PREMAKE, list(self._premake())
