@@ -349,7 +349,7 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
         assert run(["maintain", file, "--now", no]) == Exit.USAGE, no
         assert "PS157" in capfd.readouterr().err
     assert run(["maintain", file, "--metrics-file", str(tmp_path / "no" / "x.prom")]) == 1
-    assert f'refused "{tmp_path}/no/x.prom": no such file' in capfd.readouterr().err
+    assert f'directory "{tmp_path}/no" does not exist' in capfd.readouterr().err
     assert run(["status", file, "--output", "json"]) == 0
     assert '"horizon_days"' in capfd.readouterr().out
     assert run(["status", file]) == 0
