@@ -1995,7 +1995,8 @@ def test_workspace_add_of_what_is_there(bench: Bench) -> None:
         exit_code=4,
         code="PS320",
         message='workspace "ws1" is on shard "shard_1" already',
-        hint="an empty workspace changes its shard by an edit of the file and `apply`",
+        hint="an empty workspace changes its shard by an edit of the file and `apply`; take "
+        "one that was purged out of the file and `apply` first",
     )
 
 

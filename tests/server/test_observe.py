@@ -130,7 +130,7 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert len(series) == len(set(series))
     nowhere = tmp_path / "nowhere" / "m.prom"
     assert run(["monitor", file, "--metrics-file", str(nowhere)]) == 1
-    assert f'refused "{nowhere}": no such file' in capfd.readouterr().err
+    assert f'directory "{nowhere.parent}" does not exist' in capfd.readouterr().err
     assert run(["monitor", file, "--output", "json"]) == 0
     data = json.loads(capfd.readouterr().out)
     assert data["format_version"] == 1

@@ -81,16 +81,21 @@ class Work:
     def live(self) -> Catalog:
         return self.server.found.catalog
 
-    def __iter__(self) -> Iterator[tuple[Noun, list[c.Change | GivenUp]]]:
-        """Each kind of work, in order; nothing else is planned where the bounds cannot be read."""
-        if self.table.epoch is not None and not control.plausible(
+    def unreadable(self) -> GivenUp | None:
+        """Why the bounds of the partitions cannot be read; then nothing is to be done."""
+        if self.table.epoch is None or control.plausible(
             m for x in self.every if x.bound for m in (x.bound.lower, x.bound.upper)
         ):
-            # Read in a wrong unit, every partition would be expired.
-            reason = f'the partitions of "{self.table.name}" do not count {self.table.epoch}'
-            hint = "give `epoch:` the unit that it had when they were made"
-            yield Noun.PREMAKE, [GivenUp(message=reason, code="PS580", hint=hint)]
-            return
+            return None
+        # Read in a wrong unit, every partition would be expired.
+        return GivenUp(
+            message=f'the partitions of "{self.table.name}" do not count {self.table.epoch}',
+            code="PS580",
+            hint="give `epoch:` the unit that it had when they were made",
+        )
+
+    def __iter__(self) -> Iterator[tuple[Noun, list[c.Change | GivenUp]]]:
+        """Each kind of work, in order."""
         rolled = self._roll()
         made_anew = frozenset(
             x.index.name for x in rolled if isinstance(x, c.CreateIndex | c.DropIndex)

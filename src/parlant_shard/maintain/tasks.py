@@ -99,8 +99,12 @@ class _Tasks:
             yield replace(task, peer=shard.server)
 
     def _table(self, table: Table, managed: Managed) -> Iterator[Task]:
+        work = Work(self.server, table, managed, self.leaves.get(table.name, ()))
+        if (reason := work.unreadable()) is not None:
+            yield self._task(managed, Noun.PREMAKE, reason)
+            return
         changed = False
-        for noun, changes in Work(self.server, table, managed, self.leaves.get(table.name, ())):
+        for noun, changes in work:
             changed = changed or bool(changes and noun in CHANGES_PARTITIONS)
             if noun in ONE_BY_ONE:
                 for change in changes:
