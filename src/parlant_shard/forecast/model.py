@@ -360,12 +360,13 @@ def _without_season(series: list[Interval]) -> list[Interval]:
     """
     if len(series) < 14 or any(i.end - i.start > 1 for i in series):
         return series
-    whole = fmean([i.amount for i in series])
-    within = sum(_squares([i.amount for i in series[n::7]]) for n in range(7))
-    between = _squares([i.amount for i in series]) - within
-    if between / 6 < SEASON * within / (len(series) - 7):
+    amounts = [i.amount for i in series]
+    whole, days = fmean(amounts), [fmean(amounts[n::7]) for n in range(7)]
+    # From week to week: a trend or a step hardly counts there.
+    chance = fmean([(b - a) ** 2 for a, b in zip(amounts, amounts[7:], strict=False)]) / 2
+    if _squares(days) / 6 * len(series) / 7 < SEASON * chance:
         return series
-    shares = [fmean([i.amount for i in series[n::7]]) / whole if whole else 1.0 for n in range(7)]
+    shares = [day / whole if whole else 1.0 for day in days]
     return [
         replace(i, amount=i.amount / shares[n % 7]) if shares[n % 7] else i
         for n, i in enumerate(series)
