@@ -7,7 +7,9 @@ import random
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 import typer
@@ -327,16 +329,94 @@ def test_a_season_of_a_year_is_no_new_pace() -> None:
     assert held >= 16
 
 
-def test_workspaces_that_keep_coming_are_within_the_interval() -> None:
+def test_workspaces_that_keep_coming_are_no_exponential() -> None:
     """The inflow rises along a line, so the size along a parabola: no exponential runs past it."""
-    held = 0
+    held, parts = 0, []
     for seed in range(20):
         series = arrivals(lambda d: 1 + (d + 400), 400, seed=seed)
         growth = known(of_inflow(series, 8e4))
         assert growth.law in {Law.RISING, Law.EXPONENTIAL, Law.LINEAR}
         truth = 182 * (401 + 91)
         held += growth.low[26] <= truth <= growth.high[26]
+        parts.append(growth.expected[26] / truth)
     assert held >= 16
+    assert median(parts) == about(1)
+
+
+@pytest.mark.parametrize("days", [60, 120, 400])
+@pytest.mark.parametrize("end", [400, 700])
+def test_an_inflow_that_declines_is_falling(days: int, end: int) -> None:
+    """Along a line from 1000 rows a day; when it is zero, nothing is taken away."""
+    slope = (end - 1000) / days
+
+    def rate(day: float) -> float:
+        return max(0.0, end + slope * day)
+
+    truth, held, parts = sum(rate(d + 0.5) for d in range(182)), 0, []
+    for seed in range(30):
+        series = arrivals(rate, days, seed=seed)
+        growth = known(of_inflow(series, 2e5))
+        assert growth.law is Law.FALLING
+        assert all(a <= b for a, b in pairwise(growth.expected))
+        assert min(growth.low) >= 0
+        held += growth.low[26] <= truth <= growth.high[26]
+        parts.append(growth.expected[26] / truth)
+    assert held >= 24
+    # Eight weeks of a slow decline do not tell a line from a constant factor.
+    assert median(parts) == pytest.approx(1, rel=0.1 if days > 60 else 0.35)
+
+
+def test_a_decline_by_a_constant_factor_is_no_line() -> None:
+    """A line would say that nothing comes after a while."""
+    rate = math.log(5) / 400
+    growth = known(of_inflow(arrivals(lambda d: 200 * math.exp(-rate * d), 400), 2e5))
+    assert growth.law is Law.FALLING
+    assert at(growth.expected, 350) == about(200 / rate * -math.expm1(-rate * 350))
+
+
+def test_a_decline_that_ended_is_within_the_interval() -> None:
+    """It fell to 400 a day, and stays there for the last third."""
+    held = 0
+    for seed in range(20):
+        series = arrivals(lambda d: 400 - min(0, 600 * (d + 40) / 80), 120, seed=seed)
+        growth = known(of_inflow(series, 7e4))
+        held += growth.low[26] <= 400 * 182 <= growth.high[26]
+    assert held >= 16
+
+
+@pytest.mark.parametrize("after", [60, 200])
+def test_a_pace_that_dropped_at_once_is_not_falling(after: int) -> None:
+    series = arrivals(lambda d: 50 if d > -after else 150, 400)
+    growth = known(of_inflow(series, 4e4))
+    assert growth.law is Law.LINEAR
+    assert growth.low[26] <= 50 * 182 <= growth.high[26]
+    if after == 200:
+        assert growth.per_month[1] == about(50 * MONTH)
+
+
+def test_retention_of_a_falling_inflow() -> None:
+    """What comes is less than what goes: the size falls, and nothing fills up."""
+    series = arrivals(lambda d: 400 - 1.5 * d, 400)
+    there = sum(i.amount for i in series if i.start > -180)
+    growth = known(of_inflow(series, there, kept=180))
+    assert growth.law is Law.FALLING
+    assert there + at(growth.expected, 182) == about(sum(400 - 1.5 * d for d in range(182)))
+    assert reaches(there, growth.high, 1.1 * there) is None
+
+
+def test_weekdays_of_a_few_bursts_are_no_season() -> None:
+    """Every tenth day brings twenty times as much: the interval has to be as wide as that."""
+    false = 0
+    for seed in range(60):
+        chance = random.Random(seed)
+        days = [25.0 * chance.choice([1] * 9 + [20]) + chance.gauss(0, 3) for _ in range(40 + 182)]
+        series = [
+            Interval(start=-n - 1.0, end=-float(n), amount=a) for n, a in enumerate(days[:40])
+        ]
+        growth = of_inflow(series, sum(days[:40]))
+        truth = sum(days[40:])
+        false += isinstance(growth, Growth) and not growth.low[26] <= truth <= growth.high[26]
+    assert false <= 11
 
 
 # --- paths ----------------------------------------------------------------------------------------

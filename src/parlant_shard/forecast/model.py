@@ -41,17 +41,20 @@ TOO_WIDE = 1.0
 CHANGED, CHANGED_PART = 2.5, 0.15
 # Less than this part of the size a year, and an interval within 5 %: it does not grow.
 FLAT, FLAT_INTERVAL = 0.02, 0.05
+# Fisher's F of weekdays in a few weeks, from which on they differ by more than chance (95 of 100).
+SEASON = 2.5
 _QUARTER, _YEAR = 13, 52  # places in the grid
 _Z = 1.2815515655446004  # the normal distribution's 90th percentile: 80 % lie between both ends
 _LARGEST = 80.0  # of an exponent: beyond it every disk is full
 
 
 class Law(StrEnum):
-    """How something grows. Rising: each month by the same amount more. Steady: as much leaves by
-    retention as comes."""
+    """How something grows. Rising: each month by the same amount more. Falling: each month by less.
+    Steady: as much leaves by retention as comes."""
 
     LINEAR = "linear"
     RISING = "rising"
+    FALLING = "falling"
     EXPONENTIAL = "exponential"
     STEADY = "steady"
     FLAT = "flat"
@@ -240,18 +243,14 @@ def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
     errors = _out_of_sample(days, rates, _Line.level)
     if min(rates) > 0 and not _Line.of(days, [math.log(r) for r in rates]).grows:
         errors = errors[0], math.inf  # a shrinking inflow is never taken as exponential
-    rises = _Line.of(days, rates).grows
+    trend = _Line.of(days, rates)
+    falls = trend.falls and not _steps(rates, trend)
+    if falls:
+        errors = errors[0], _out_of_sample(days, rates, _Line.of)[0]
     if _changed(rates, errors, fmean(rates[len(rates) * 2 // 3 :])):
         return _recent(_of_inflow(used[len(used) // 3 :], size), -used[len(used) // 3].start)
     width = median([i.end - i.start for i in used])
-    line = _Line.level(days, rates)
-    growth = _shape(
-        Law.LINEAR,
-        lambda h: line.base * h,
-        lambda h: (
-            line.quantile * math.hypot(line.of_mean(h) * h, line.noise * math.sqrt(width * h))
-        ),
-    )
+    growth = _level(days, rates, width)
     growth = replace(growth, points=len(used), span=span, notices=notices)
     dense = _coarser(used)
     if dense is not None:
@@ -260,9 +259,26 @@ def _of_inflow(series: list[Interval], size: float) -> Growth | TooLittle:
         other = _summed(logs, median([i.end - i.start for i in dense]))
         errors = _out_of_sample(days, rates, _Line.level)
         growth = _chosen(growth, other, errors, grows=logs.grows)
-        if rises:
+        if trend.grows:
             growth = _or_rising(growth, days, rates, errors)
+        line = _Line.of(days, rates)
+        if trend.falls and max(line.slope, logs.slope) < 0:  # no outlier pretends it
+            if not falls:  # a step: no decline is better than what came after it
+                errors = 0.0, math.inf
+            growth = _or_falling(growth, other, line, days, rates, errors)
     return growth
+
+
+def _level(days: Sequence[float], rates: Sequence[float], width: float) -> Growth:
+    """As much each day as on average; `width` is the days that a rate was counted over."""
+    line = _Line.level(days, rates)
+    return _shape(
+        Law.LINEAR,
+        lambda h: line.base * h,
+        lambda h: (
+            line.quantile * math.hypot(line.of_mean(h) * h, line.noise * math.sqrt(width * h))
+        ),
+    )
 
 
 def _stopped(used: Sequence[Interval], span: float, notices: tuple[str, ...]) -> Growth:
@@ -278,7 +294,8 @@ def _or_rising(
 ) -> Growth:
     """An inflow that rises along a straight line, as when workspaces keep coming, runs away less.
 
-    It takes the place of a level inflow; of an exponential one it is the lower end.
+    It takes the place of both where it errs clearly less; else it is the lower end of an
+    exponential one.
 
     `growth` is the better one of the other two laws, which erred by `errors` out of sample.
     """
@@ -289,7 +306,7 @@ def _or_rising(
         lambda h: line.base * h + line.slope * h * h / 2,
         lambda h: line.quantile * line.of_mean(h) * h,
     )
-    if growth.law is Law.LINEAR and straight < CLEARLY_BETTER * min(errors):
+    if straight < CLEARLY_BETTER * min(errors):
         high = tuple(map(max, zip(rising.high, growth.high, strict=True)))
         return replace(
             rising, high=high, points=growth.points, span=growth.span, notices=growth.notices
@@ -299,12 +316,57 @@ def _or_rising(
     return growth
 
 
+def _or_falling(
+    growth: Growth,
+    decay: Growth,
+    line: _Line,
+    days: Sequence[float],
+    rates: Sequence[float],
+    errors: tuple[float, float],
+) -> Growth:
+    """An inflow that falls, along a line until nothing comes or by a constant factor.
+
+    Whichever errs less out of sample is expected. A decline may end, so the upper end is the pace
+    of the last third. Where neither is clearly better than a level inflow, `growth`, they are its
+    lower end.
+    """
+    straight, _ = _out_of_sample(days, rates, _Line.of)
+    end = max(0.0, -line.base / line.slope)  # the day from which nothing comes; never less
+    along = _shape(
+        Law.FALLING,
+        lambda h: min(h, end) * (line.base + line.slope * min(h, end) / 2),
+        lambda h: line.quantile * line.of_mean(h) * h,
+    )
+    low = tuple(max(0.0, min(v)) for v in zip(along.low, decay.low, growth.low, strict=True))
+    if min(straight, errors[1]) >= CLEARLY_BETTER * errors[0]:
+        return replace(growth, low=low)
+    cut = len(days) * 2 // 3
+    recent = _level(days[cut:], rates[cut:], days[-1] - days[-2])
+    expected = (along if straight <= errors[1] else decay).expected
+    high = tuple(map(max, zip(expected, recent.high, strict=True)))
+    return replace(growth, law=Law.FALLING, low=low, expected=expected, high=high)
+
+
+def _steps(rates: Sequence[float], line: _Line) -> bool:
+    """Whether two levels fit better than the line: a pace that changed at once does not fall."""
+    of_steps = min(_squares(rates[:n]) + _squares(rates[n:]) for n in range(2, len(rates) - 1))
+    return of_steps < line.noise**2 * (line.points - 2)
+
+
 def _without_season(series: list[Interval]) -> list[Interval]:
-    """Give each weekday of a series of days the share of an average one."""
+    """Give each weekday of a series of days the share of an average one.
+
+    Only where weekdays differ by more than chance: seven means of a few bursts would hide them.
+    """
     if len(series) < 14 or any(i.end - i.start > 1 for i in series):
         return series
-    whole = fmean([i.amount for i in series])
-    shares = [fmean([i.amount for i in series[n::7]]) / whole if whole else 1.0 for n in range(7)]
+    amounts = [i.amount for i in series]
+    whole, days = fmean(amounts), [fmean(amounts[n::7]) for n in range(7)]
+    # From week to week: a trend or a step hardly counts there.
+    chance = fmean([(b - a) ** 2 for a, b in zip(amounts, amounts[7:], strict=False)]) / 2
+    if _squares(days) / 6 * len(series) / 7 < SEASON * chance:
+        return series
+    shares = [day / whole if whole else 1.0 for day in days]
     return [
         replace(i, amount=i.amount / shares[n % 7]) if shares[n % 7] else i
         for n, i in enumerate(series)
@@ -404,6 +466,12 @@ def _leaving(growth: Growth, series: Sequence[Interval], kept: float) -> Growth:
     )
 
 
+def _squares(values: Sequence[float]) -> float:
+    """The sum of squared distances from the mean."""
+    mean = fmean(values)
+    return sum((v - mean) ** 2 for v in values)
+
+
 # --- choosing and judging -------------------------------------------------------------------------
 
 
@@ -485,6 +553,8 @@ def _judged(growth: Growth, size: float) -> Growth | TooLittle:
         return growth
     if abs(year) <= FLAT * size and max(map(abs, ends)) <= FLAT_INTERVAL * size:
         return replace(growth, law=Law.FLAT)
+    if growth.law is Law.FALLING:  # it ends: its interval may well be wider than what is left
+        return growth
     half = (growth.high[_QUARTER] - growth.low[_QUARTER]) / 2
     if half > TOO_WIDE * abs(growth.expected[_QUARTER]):
         return TooLittle(
@@ -587,8 +657,16 @@ class _Line:
     @property
     def grows(self) -> bool:
         """Whether the slope is positive with its whole interval."""
-        error = self.noise * math.sqrt(self.inflation / self.spread)
-        return self.slope > self.quantile * error
+        return self.slope > self._uncertain
+
+    @property
+    def falls(self) -> bool:
+        """Whether the slope is negative with its whole interval."""
+        return self.slope < -self._uncertain
+
+    @property
+    def _uncertain(self) -> float:
+        return self.quantile * self.noise * math.sqrt(self.inflation / self.spread)
 
     def of_mean(self, day: float) -> float:
         """The standard error of the line at a day."""
