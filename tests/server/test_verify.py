@@ -32,6 +32,8 @@ from parlant_shard.privacy import purge
 from parlant_shard.shardmap import bucket
 from parlant_shard.verify import CHECKS, Finding, Report
 from parlant_shard.verify.checks import OF_ROWS
+from parlant_shard.verify.read import Seen
+from parlant_shard.verify.run import _DEFINITIONS
 from servers import Clusters
 
 pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, clusters=2, logical=True)]
@@ -854,6 +856,8 @@ def _rise(world: World, server: str) -> None:
 @pytest.mark.parametrize(
     ("server", "moment"),
     [
+        ("east", "reading"),
+        ("core", "reading"),
         ("east", "definitions"),
         ("east", "east: misplaced-rows: 0 %"),
         ("core", "core: misplaced-rows"),
@@ -876,6 +880,13 @@ def test_a_server_that_dies_half_way(
     monkeypatch.setattr("parlant_shard.verify.site._MOST", 4)
     monkeypatch.setattr("parlant_shard.verify.run._WORD", -1)
     state, died = tmp_path / "verify.state", []
+
+    def first(seen: Seen) -> list[Finding]:
+        if moment == "reading" and len(seen.sites) == 2 and not died:
+            meanwhile(moment)
+        return []
+
+    monkeypatch.setattr("parlant_shard.verify.run._DEFINITIONS", (("schema", first), *_DEFINITIONS))
 
     def meanwhile(text: str) -> None:
         wanted = moment if "%" not in moment else f"{server}: misplaced-rows: item_"

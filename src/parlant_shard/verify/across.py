@@ -276,6 +276,7 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
             )
         )
     name = f'"{fk.ref_table}" ({", ".join(a for a, _ in pairs)})'
+    some = f" (of the first {_LOCATED} references)" if len(candidates) > _LOCATED else ""
     return [
         Finding(
             check="parents",
@@ -284,7 +285,8 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
             table=place.table,
             workspace=row["workspace"],
             rows=row["rows"],
-            detail=f'rows whose parent in {name} does not exist on "{seen.topology.coordinator}"',
+            detail=f'rows whose parent in {name} does not exist on "{seen.topology.coordinator}"'
+            f"{some}",
             sample=tuple(row["sample"]),
             statement=shown(table, place, seen.tenancy.key, row["workspace"], [wrong]),
         )

@@ -139,7 +139,7 @@ class _Run:
         for server, error in seen.unreachable.items():
             self.say(f"{server}: {error.message}")
         self._definitions()
-        names = sorted(set(seen.sites) - set(seen.blind))
+        names = self.seen.readable  # without a server that died meanwhile
         with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
             futures = [pool.submit(self._rows_of, n) for n in names]
             try:
@@ -159,7 +159,7 @@ class _Run:
             findings=tuple(_folded(_ordered(self.findings))),
             failures=self.failures,
             snapshots=tuple(self.progress.snapshots),
-            placed=placement.placed(seen),
+            placed=placement.placed(self.seen),
         )
 
     # --- definitions -----------------------------------------------------------------------------
@@ -426,7 +426,8 @@ class _Run:
     def _lose_dead(self, *, wholly: bool = False) -> bool:
         """Look which servers died; whether there is one. `wholly`: before definitions were read."""
         seen = self.seen
-        dead = {n: e for n in seen.readable if (e := seen.sites[n].lost()) is not None}
+        asked = sorted(seen.sites) if wholly else seen.readable
+        dead = {n: e for n in asked if (e := seen.sites[n].lost()) is not None}
         for server, error in dead.items():
             if not wholly:
                 self._lose(server, error)
