@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from protocol import SCHEMA, World, layout
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier, Literal
 from rls_world import roles
 from test_archive import retired
 from test_maintain import cut, maintain, months, now_of
@@ -23,10 +24,16 @@ from verify_cases import CASES, FREELY, HAVE, Case, publication, unchecked
 
 from parlant_shard.cli import run
 from parlant_shard.db import Connection
+from parlant_shard.desired import check_name
 from parlant_shard.errors import Exit, PrivilegeError, ShardError, TopologyError
 from parlant_shard.locks import lock_is_free
+from parlant_shard.names import suffixed
+from parlant_shard.privacy import purge
 from parlant_shard.shardmap import bucket
-from parlant_shard.verify import CHECKS, Report
+from parlant_shard.verify import CHECKS, Finding, Report
+from parlant_shard.verify.checks import OF_ROWS
+from parlant_shard.verify.read import Seen
+from parlant_shard.verify.run import _DEFINITIONS
 from servers import Clusters
 
 pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, clusters=2, logical=True)]
@@ -94,6 +101,49 @@ def _filled_in(world: World, case: Case, statements: tuple[str, ...]) -> list[st
     return found
 
 
+def shows(world: World, finding: Finding) -> None:
+    """Require that the statement of a finding shows what it counts, with the sampled keys."""
+    if finding.statement is None:
+        return
+
+    def run(server: str) -> list[dict[str, str | None]]:
+        with world.connect(server) as connection:
+            # A session as somebody else has it, who pastes the statement.
+            connection.execute("SET TimeZone = 'Asia/Kolkata'")
+            cursor = connection.execute(finding.statement.encode())
+            names = [c.name for c in cursor.description or ()]
+            return [
+                {n: None if v is None else str(v) for n, v in zip(names, row, strict=True)}
+                for row in cursor
+            ]
+
+    rows = run(finding.server)
+    sample = [dict(s) for s in finding.sample]
+    assert len(sample) == (min(finding.rows, 5) if finding.check in KEYS else 0)
+    if finding.check in {*OF_ROWS, "duplicate-key"}:
+        keys = [{n: row[n] for n in sample[0]} for row in rows]
+        count = len(keys) if finding.check in OF_ROWS else len({repr(k) for k in keys})
+        assert count == finding.rows, finding
+        assert [s for s in sample if s not in keys] == [], finding
+        if finding.check in OF_ROWS or finding.workspace is not None:
+            assert {row["workspace_id"] for row in rows} == {finding.workspace}
+    elif finding.check == "reference-rows":
+        others = run("core")
+        differing = [row for row in (*rows, *others) if (row in rows) != (row in others)]
+        assert len(differing) == len([*rows, *others]), "only what differs is shown"
+        keys = {row[n] for row in differing for n in sample[0]}
+        assert (len(keys), {v for s in sample for v in s.values()} <= keys) == (finding.rows, True)
+    elif finding.check == "federated-rows":
+        returned = int(re.findall(r"\d+", finding.detail)[0])
+        expected = [{"workspace": finding.workspace, "rows": str(returned)}] if returned else []
+        assert rows == expected
+    elif finding.check == "placement":
+        assert len(rows) <= max(1, finding.rows)
+
+
+KEYS = {*OF_ROWS, "duplicate-key", "reference-rows"}  # the checks whose findings have sample keys
+
+
 def test_a_clean_cluster_gives_nothing(world: World) -> None:
     report = audit(world, sharded())
     assert (report.findings, report.failures) == ((), ())
@@ -115,10 +165,7 @@ def test_what_is_broken_is_found_and_nothing_else(
         assert normal(report) == case.expected
         assert report.failures == ()
         for finding in report.findings:
-            if finding.statement is not None:
-                world.execute(finding.statement, server=finding.server)
-            if finding.sample:
-                assert 0 < len(finding.sample) <= finding.rows
+            shows(world, finding)
     finally:
         world.execute(*mends, server=case.server)
 
@@ -260,6 +307,82 @@ def test_apply_mends_what_does_not_show_in_names(world: World, clusters: Cluster
     assert found(audit(world, sharded())) == set()
 
 
+# --- names that need quotes -----------------------------------------------------------------------
+
+SPACE = 'My "Own" 100% {0} %s'  # a schema
+KONTO = 'Konto "%s" {0}\'s'  # a table
+LONG = "Ü%" + "x" * (63 - 3)  # 63 bytes
+WORDS = {"w": 'O\'Neil "x" %s {0} \\', "v": "{a,b} ünï, NULL"}
+SHARD = "long_shard_1"
+
+
+def quoted(name: str) -> str:
+    return Identifier(name).as_string(None)
+
+
+def test_names_that_need_quotes(tmp_path: Path, clusters: Clusters) -> None:
+    """Nothing is found in vain, and the statements of what is found are what they should be."""
+    world = World(tmp_path, clusters, over=2)
+    first, second, fk = '"I d" %s', 'Größe "{0}"', f"{LONG[:-3]}_fk"
+    ddl = f"""
+    CREATE TABLE {quoted(KONTO)} ({quoted(first)} text PRIMARY KEY, workspace_id text NOT NULL,
+      {quoted(second)} int CONSTRAINT {quoted('C "%d" {x}')} CHECK ({quoted(second)} % 7 <> 3));
+    CREATE TABLE {quoted(LONG)} (
+      {quoted(first)} uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+      {quoted(LONG)} text NOT NULL,
+      CONSTRAINT {quoted(fk)} FOREIGN KEY ({quoted(LONG)}) REFERENCES {quoted(KONTO)});
+    CREATE INDEX ON {quoted(LONG)} ({quoted(LONG)});
+    """
+    shards = {SHARD: [WORDS["w"]], "s2": ("east", [WORDS["v"]])}
+    what = layout(shards, ddl=ddl, tables={}, namespace=SPACE)
+    for server in ("core", "east"):
+        world.execute(f"CREATE SCHEMA {quoted(SPACE)}", server=server)
+    world.apply(what)
+    clean = audit(world, what)
+    assert (clean.findings, clean.failures) == ((), ())
+
+    konto, child = (f"{quoted(SPACE)}.{quoted(suffixed(table, SHARD))}" for table in (KONTO, LONG))
+    k, v, check = quoted(first), Literal(WORDS["v"]).as_string(None), check_name(KONTO, SHARD)
+    w = Literal(WORDS["w"]).as_string(None)
+    other = f"{quoted(SPACE)}.{quoted(suffixed(KONTO, 's2'))}"
+    world.execute(
+        f"INSERT INTO {other} ({k}, workspace_id) VALUES ('%s {{0}}', {v})", server="east"
+    )
+    size = suffixed('C "%d" {x}', SHARD)
+    index = world.value(f"SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisunique "
+                        f"AND indrelid = {Literal(child).as_string(None)}::regclass "
+                        "AND indnatts = 1")  # fmt: skip
+    world.execute(
+        FREELY,
+        f"ALTER TABLE {konto} DROP CONSTRAINT {quoted(check)}",
+        f"ALTER TABLE {konto} DROP CONSTRAINT {quoted(size)}",
+        f"INSERT INTO {konto} VALUES ('%s {{0}}', {w}, 10), ('b', {v}, 1)",
+        f"INSERT INTO {child} (workspace_id, {quoted(LONG)}) VALUES ({w}, 'none'), ({w}, 'b')",
+        f"GRANT SELECT ON {child} TO PUBLIC",
+        f"CREATE POLICY {quoted(LONG)} ON {child} USING (true)",
+        f"CREATE RULE {quoted(LONG)} AS ON DELETE TO {child} DO INSTEAD NOTHING",
+        f"DROP INDEX {index}",
+    )
+    report = audit(world, what)
+    assert report.failures == ()
+    table = suffixed(KONTO, SHARD)
+    assert {(f.check, f.table, f.workspace, f.rows) for f in report.findings} == {
+        ("misplaced-rows", table, WORDS["v"], 1),
+        ("rows-outside-check", table, WORDS["w"], 1),
+        ("parents", suffixed(LONG, SHARD), WORDS["w"], 1),  # missing
+        ("parents", suffixed(LONG, SHARD), WORDS["w"], 1),  # of another workspace
+        ("duplicate-key", suffixed(KONTO, "s2"), None, 1),
+        ("shard-check", table, None, 0),
+        ("keys", table, None, 0),
+        ("grants", suffixed(LONG, SHARD), None, 0),
+        ("policies", suffixed(LONG, SHARD), None, 0),
+        ("schema", suffixed(LONG, SHARD), None, 0),
+    }
+    assert len([f for f in report.findings if f.check == "parents"]) == 2
+    for finding in report.findings:
+        shows(world, finding)
+
+
 # --- one workspace, buckets -----------------------------------------------------------------------
 
 
@@ -328,6 +451,100 @@ def test_buckets(tmp_path: Path, clusters: Clusters) -> None:
         f"INSERT INTO account_s1 (workspace_id) VALUES ('{stray}')",
     )
     assert f"misplaced-rows core s1 account_s1 {stray}" in found(audit(world, what))
+
+
+# --- purged workspaces ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buckets", [False, True], ids=["listed", "buckets"])
+def test_a_row_of_a_purged_workspace(tmp_path: Path, clusters: Clusters, buckets: bool) -> None:
+    """The shard's list or range still has the workspace; the row should be gone all the same."""
+    world = World(tmp_path, clusters, over=2)
+    shards = {
+        "s1": {"buckets": "0-2047"} if buckets else ["a"],
+        "s2": {"server": "east", "buckets": "2048-4095"} if buckets else ("east", ["b", "c"]),
+    }
+    assert [bucket(w) >= 2048 for w in "bc"] == [True, True]
+    what = layout(shards, tables={})
+    world.apply(what)
+    row = "INSERT INTO account_s2 (workspace_id) VALUES ('{}')"
+    world.execute(row.format("b"), row.format("c"), server="east")
+    purge(world.load(what), "b", allow=frozenset({"deletes-data"}))
+    world.apply(what)
+    assert found(audit(world, what)) == set()
+    # A writer that uses no router.
+    world.execute(row.format("b"), server="east")
+    for workspace in (None, "b"):
+        report = audit(world, what, workspace=workspace)
+        assert found(report) == {"misplaced-rows east s2 account_s2 b"}
+        (finding,) = report.findings
+        assert f"workspace purge {world.load(what).file} WS" in finding.detail
+        shows(world, finding)
+    assert found(audit(world, what, workspace="c")) == set()
+    # While it is being purged, its rows are still going.
+    world.execute("UPDATE parlant_shard.placement SET state = 'purging' WHERE workspace_id = 'b'",
+                  server="east")  # fmt: skip
+    assert "misplaced-rows" not in {f.check for f in audit(world, what).findings}
+    world.execute("UPDATE parlant_shard.placement SET state = 'purged' WHERE workspace_id = 'b'",
+                  server="east")  # fmt: skip
+    purge(world.load(what), "b", allow=frozenset({"deletes-data"}))
+    assert found(audit(world, what)) == set()
+
+
+# --- rewrites -------------------------------------------------------------------------------------
+
+
+def rewrite(world: World, table: str, server: str = "core") -> None:
+    world.execute(
+        f"ALTER TABLE {table} ADD COLUMN more float DEFAULT random()",
+        f"ALTER TABLE {table} DROP COLUMN more",
+        server=server,
+    )
+
+
+def test_a_parent_that_is_rewritten_meanwhile(world: World) -> None:
+    """To an older snapshot a rewritten table is empty: its children have not lost their parents."""
+
+    def meanwhile(text: str) -> None:
+        if text.startswith("definitions"):
+            rewrite(world, "account_s1")
+
+    report = audit(world, sharded(), say=meanwhile)
+    assert found(report) == set()
+    # What compares keys of all shards cannot look again, and says so.
+    assert {(f.check, f.server) for f in report.failures} == {("duplicate-key", "core")}
+    assert '"account_s1" of server "core" was rewritten' in report.failures[0].detail
+
+
+def test_what_is_wrong_in_a_table_that_is_rewritten_meanwhile(world: World) -> None:
+    """It is no all-clear that an older snapshot sees no rows."""
+    mine, other = key("c", "account"), key("a", "account")
+    world.execute(
+        FREELY,
+        f"UPDATE account_s2 SET tariff = 99, creator = 'nobody' WHERE id = '{mine}'",
+        f"INSERT INTO account_s2 (id, workspace_id) VALUES ('{other}', 'c')",
+        server="east",
+    )
+
+    def meanwhile(text: str) -> None:
+        if text.startswith("definitions"):
+            rewrite(world, "account_s2", "east")
+            rewrite(world, '"user"')
+            rewrite(world, '"user"', "east")
+
+    try:
+        report = audit(world, sharded(), say=meanwhile)
+        assert found(report) == {"parents east s2 account_s2 c"}
+        details = sorted(f.detail for f in report.findings)
+        assert [d.split('"')[1] for d in details] == ["tariff", "user"]
+        failed = {(f.check, f.detail.split('"')[1]) for f in report.failures}
+        assert failed == {("duplicate-key", "account_s2"), ("reference-rows", "user")}
+    finally:
+        world.execute(
+            f"DELETE FROM account_s2 WHERE id = '{other}'",
+            f"UPDATE account_s2 SET tariff = 1, creator = 'u1' WHERE id = '{mine}'",
+            server="east",
+        )
 
 
 # --- row-level security ---------------------------------------------------------------------------
@@ -609,6 +826,142 @@ def test_a_role_that_does_not_see_every_row(world: World, clusters: Clusters) ->
         for index in (0, 1):
             with clusters.get(index).connect() as connection:
                 connection.execute(f"DROP ROLE {role}".encode())
+
+
+# --- a server that dies, a link that is broken ----------------------------------------------------
+
+
+def _die(world: World, server: str) -> None:
+    """End the sessions of `verify` on a server, and let none begin."""
+    admin = world.clusters.get(list(world.dsns).index(server))
+    name = str(conninfo_to_dict(world.dsn(server))["dbname"])
+    with admin.connect() as connection:
+        connection.execute(
+            SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(Identifier(name))
+        )
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = %s AND application_name = 'parlant-shard verify'",
+            [name],
+        )
+
+
+def _rise(world: World, server: str) -> None:
+    admin = world.clusters.get(list(world.dsns).index(server))
+    name = str(conninfo_to_dict(world.dsn(server))["dbname"])
+    with admin.connect() as connection:
+        connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(Identifier(name)))
+
+
+@pytest.mark.parametrize(
+    ("server", "moment"),
+    [
+        ("east", "reading"),
+        ("core", "reading"),
+        ("east", "definitions"),
+        ("east", "east: misplaced-rows: 0 %"),
+        ("core", "core: misplaced-rows"),
+        ("east", "duplicate-key"),
+        ("core", "duplicate-key"),
+    ],
+)
+def test_a_server_that_dies_half_way(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, moment: str
+) -> None:
+    """One failure, what the others said stays, and the next run with the state file goes on."""
+    other = {"core": "east", "east": "core"}[server]
+    many = (
+        "INSERT INTO item_{s} (workspace_id, account_id, note) SELECT '{w}', '{a}', 'many' "
+        "FROM generate_series(1, 3000)"
+    )
+    world.execute(many.format(s="s1", w="a", a=key("a", "account")))
+    world.execute(many.format(s="s2", w="c", a=key("c", "account")), server="east")
+    monkeypatch.setattr("parlant_shard.verify.site._FIRST", 4)
+    monkeypatch.setattr("parlant_shard.verify.site._MOST", 4)
+    monkeypatch.setattr("parlant_shard.verify.run._WORD", -1)
+    state, died = tmp_path / "verify.state", []
+
+    def first(seen: Seen) -> list[Finding]:
+        if moment == "reading" and len(seen.sites) == 2 and not died:
+            meanwhile(moment)
+        return []
+
+    monkeypatch.setattr("parlant_shard.verify.run._DEFINITIONS", (("schema", first), *_DEFINITIONS))
+
+    def meanwhile(text: str) -> None:
+        wanted = moment if "%" not in moment else f"{server}: misplaced-rows: item_"
+        if text.startswith(wanted) and not died:
+            died.append(text)
+            _die(world, server)
+
+    wrong = {"core": ("account_s1", "a"), "east": ("account_s2", "c")}[other]
+    orphan = f"UPDATE {wrong[0]} SET creator = 'nobody' WHERE id = '{key(wrong[1], 'account')}'"
+    try:
+        for breaks, code in ((None, Exit.FAILED), (orphan, Exit.FINDINGS)):
+            if breaks:
+                world.execute(FREELY, breaks, server=other)
+            died.clear()
+            try:
+                report = audit(world, sharded(), say=meanwhile, state=state)
+            finally:
+                _rise(world, server)
+            assert died
+            assert report.exit_code == code
+            said = [(f.server, f.detail.split(",")[0]) for f in report.failures]
+            assert said == [(server, f'server "{server}"')], report.failures
+            assert report.failures[0].hint
+            assert not report.to_json()["complete"]
+            expected = (
+                {f"parents {other} {wrong[0][-2:]} {wrong[0]} {wrong[1]}"} if breaks else set()
+            )
+            assert found(report) == expected
+            done = json.loads(state.read_text(encoding="utf-8"))["done"]
+            assert any(unit.split()[1] == other for unit in done)
+            resumed = audit(world, sharded(), state=state)
+            assert (found(resumed), resumed.failures) == (expected, ())
+            assert not state.exists()
+    finally:
+        world.execute(
+            f"UPDATE {wrong[0]} SET creator = 'u1' WHERE creator = 'nobody'", server=other
+        )
+        world.execute("DELETE FROM item_s1 WHERE note = 'many'")
+        world.execute("DELETE FROM item_s2 WHERE note = 'many'", server="east")
+
+
+def test_a_link_that_is_broken_is_said_once(world: World) -> None:
+    """Not once for each table: one cause, the number of tables, and what to do."""
+    mapping = "USER MAPPING FOR CURRENT_USER SERVER parlant_shard_east"
+    given = dict(
+        option.split("=", 1)
+        for option in world.value(
+            "SELECT umoptions FROM pg_user_mappings WHERE srvname = 'parlant_shard_east' "
+            "AND usename = current_user"
+        )
+    )
+    options = ", ".join(f"{name} '{value}'" for name, value in given.items())
+    port = conninfo_to_dict(world.dsn("east"))["port"]
+    address = "ALTER SERVER parlant_shard_east OPTIONS (SET port '{}')"
+    for breaks, mends, says, hint in (
+        (f"DROP {mapping}", f"CREATE {mapping} OPTIONS ({options})", "user mapping", "CREATE USER"),
+        (
+            f"ALTER {mapping} OPTIONS (SET password 'wrong')",
+            f"ALTER {mapping} OPTIONS (SET password '{given.get('password', '')}')",
+            "password",
+            "ALTER USER MAPPING",
+        ),
+        (address.format(1), address.format(port), "could not connect", "peer_dsn"),
+    ):
+        world.execute(breaks)
+        try:
+            report = audit(world, sharded())
+        finally:
+            world.execute(mends)
+        (failure,) = report.failures
+        assert failure.check == "federated-rows"
+        assert 'reading "account" and 2 more tables' in failure.detail
+        assert says in failure.detail
+        assert hint in str(failure.hint)
+        assert "wrong" not in report.to_text()
 
 
 # --- resuming -------------------------------------------------------------------------------------

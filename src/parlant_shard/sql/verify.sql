@@ -15,6 +15,21 @@ SELECT pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_si
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
  WHERE c.relname = %(table)s;
 
+-- name: rewritten
+-- Tables, or partitions of them, that have another file now than this snapshot shows.
+SELECT c.relname AS name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
+ WHERE c.relkind = 'r'
+   -- The function sees what is committed, and gives NULL for a table that is gone.
+   AND c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid)
+   AND (c.relname = ANY (%(tables)s)
+        OR EXISTS (SELECT FROM pg_catalog.pg_inherits i
+                     JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relname = ANY (%(tables)s)
+                      AND p.relnamespace = n.oid
+                    WHERE i.inhrelid = c.oid))
+ ORDER BY 1;
+
 -- name: hidden
 -- Tables of which our role does not see every row: no SELECT, or policies that do not let it.
 SELECT c.relname AS name,

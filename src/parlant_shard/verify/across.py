@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard.catalog import ForeignKey
@@ -27,7 +28,7 @@ from parlant_shard.verify.digests import (
 )
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import SAMPLES, Finding
-from parlant_shard.verify.rows import AND, Place, of_workspace, sample_of
+from parlant_shard.verify.rows import AND, Place, of_workspace, sample_of, shown
 from parlant_shard.verify.site import Fresh, Readers, Site, fresh
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def reference_rows(seen: Seen, logical: str) -> Result:
     original = seen.live[home].tables.get(logical)
     copies = [
         n
-        for n in sorted(seen.sites)
+        for n in seen.readable
         if n != home and logical in seen.live[n].tables and logical in seen.wanted(n).tables
     ]
     result = Result()
@@ -86,6 +87,9 @@ def reference_rows(seen: Seen, logical: str) -> Result:
             for server, found in _compare(seen, logical, servers, key, columns, readers).items():
                 missing, extra = lasting.get(server, found)
                 lasting[server] = (missing & found[0], extra & found[1])
+            if not look:
+                for server in servers:
+                    seen.sites[server].require_as_it_was([logical])
             lasting = {s: f for s, f in lasting.items() if any(f)}
             servers = [home, *lasting]
             if not lasting or any(len(m) + len(e) > _MANY for m, e in lasting.values()):
@@ -155,6 +159,8 @@ def _differs(
 
         seen.sites[name].sweep(seen.sites[name].heap(logical), batch)
     names = SQL(", ").join(map(Identifier, key))
+    some = sorted(here | there)
+    where = SQL(" WHERE {}").format(one_of(digest(key), some)) if len(some) <= _LOCATED else SQL("")
     return Finding(
         check="reference-rows",
         server=server,
@@ -164,10 +170,13 @@ def _differs(
         "the statement shows on both servers what to compare",
         sample=tuple(samples[:SAMPLES]),
         statement=render(
-            SQL("SELECT {}, pg_catalog.md5(ROW({})::pg_catalog.text) FROM {} ORDER BY {}").format(
+            SQL(
+                "SELECT {}, pg_catalog.md5(ROW({})::pg_catalog.text) FROM {} AS r{} ORDER BY {}"
+            ).format(
                 names,
                 SQL(", ").join(map(Identifier, columns)),
                 Identifier(seen.topology.namespace, logical),
+                where,
                 names,
             )
         ),
@@ -224,17 +233,21 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
         return found
 
     with fresh(home) as coordinator, fresh(site) as now:
-        missing: list[list[str]] = []
+        candidates: dict[tuple[str, ...], None] = {}
+        reader: Site | Fresh = site
 
         def batch(where: Composable) -> None:
             query = SQL(
                 "SELECT DISTINCT {reference} AS reference FROM {table} AS r WHERE {where}"
             ).format(reference=reference, table=table, where=AND.join([where, *there, *also]))
-            found = [r["reference"] for r in site.rows(query)]
-            missing.extend(absent(coordinator, found))
+            found = [r["reference"] for r in reader.rows(query)]
+            candidates.update((tuple(x), None) for x in absent(coordinator, found))
 
         site.sweep(site.heap(place.table), batch)
-        missing = absent(coordinator, missing[:_LOCATED])
+        if site.rewritten([place.table]):
+            reader = now  # the snapshot shows an empty table
+            site.sweep(site.heap(place.table), batch)
+        missing = absent(coordinator, [list(x) for x in candidates][:_LOCATED])
         if not missing:
             return []
         wrong = SQL("{} IN ({})").format(
@@ -262,12 +275,8 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
                 where=AND.join([wrong, *also]),
             )
         )
-    statement = SQL("SELECT {columns} FROM {table} AS r WHERE {where}").format(
-        columns=SQL(", ").join(map(Identifier, (seen.tenancy.key, *place.primary_key))),
-        table=table,
-        where=wrong,
-    )
     name = f'"{fk.ref_table}" ({", ".join(a for a, _ in pairs)})'
+    some = f" (of the first {_LOCATED} references)" if len(candidates) > _LOCATED else ""
     return [
         Finding(
             check="parents",
@@ -276,9 +285,10 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
             table=place.table,
             workspace=row["workspace"],
             rows=row["rows"],
-            detail=f'rows whose parent in {name} does not exist on "{seen.topology.coordinator}"',
+            detail=f'rows whose parent in {name} does not exist on "{seen.topology.coordinator}"'
+            f"{some}",
             sample=tuple(row["sample"]),
-            statement=render(statement),
+            statement=shown(table, place, seen.tenancy.key, row["workspace"], [wrong]),
         )
         for row in rows
     ]
@@ -359,7 +369,7 @@ def federated_rows(seen: Seen, logical: str, readers: Readers) -> Result:
                 workspace=workspace,
                 rows=abs(through_view - there),
                 detail=f"the view returns {through_view} rows, the shards have {there}",
-                statement=render(_counts(seen, logical, name)),
+                statement=_count(seen, logical, name, workspace),
             )
         )
     return result
@@ -375,6 +385,38 @@ def _counts(seen: Seen, logical: str, table: str) -> Composable:
         table=Identifier(seen.topology.namespace, table),
         where=SQL(" WHERE ") + AND.join(where) if where else SQL(""),
     )
+
+
+def _count(seen: Seen, logical: str, table: str, workspace: str | None) -> str:
+    """The statement that counts the rows of one workspace through a view as the check does.
+
+    Behind OFFSET 0 the condition on the workspace leaves no branch of the view out.
+    """
+    return render(
+        SQL(
+            "SELECT * FROM ({} OFFSET 0) AS counted WHERE workspace IS NOT DISTINCT FROM {}"
+        ).format(
+            _counts(seen, logical, table),
+            SQL("NULL") if workspace is None else Literal(workspace),
+        )
+    )
+
+
+def link_hint(role: str, error: psycopg.Error) -> str | None:
+    """What to do where the coordinator cannot read from another server as `role`."""
+    if error.sqlstate == "42704":
+        return (
+            f'the federated views run as the caller: give "{role}" a user mapping for that foreign '
+            "server on the coordinator (CREATE USER MAPPING, docs/roles.md), or verify as a role "
+            "that has one"
+        )
+    if (error.sqlstate or "").startswith(("08", "28", "2F")):
+        return (
+            "the coordinator cannot log in there: start that server; correct user and password of "
+            f'the user mapping of "{role}" (ALTER USER MAPPING); or correct peer_dsn in the '
+            "topology and `parlant-shard apply`. `parlant-shard doctor` tries the link"
+        )
+    return None
 
 
 def on_each(servers: Iterable[str], work: Callable[[str], T]) -> list[T]:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from parlant_shard.ddl import render
+from parlant_shard.ddl import render, text
 from parlant_shard.errors import ShardError
 from parlant_shard.verify.across import Result, on_each
 from parlant_shard.verify.digests import (
@@ -73,6 +73,9 @@ def duplicate_keys(seen: Seen, logical: str) -> Result:
                     site.sweep(heaps[place], batch, whole=whole)
 
         on_each({p.server for p in places}, read)
+        for server in {p.server for p in places}:
+            tables = [p.table for p in places if p.server == server]
+            seen.sites[server].require_as_it_was(tables)
         candidates = list(digests.repeated())
     if candidates:
         result.findings += _located(seen, logical, places, candidates, key_of)
@@ -126,7 +129,7 @@ def _located(
                 if len(shards) > 1
                 else f'primary keys of "{logical}" are more than once on the shard {shards[0]}',
                 sample=tuple(items[0][2] for items in keys[:SAMPLES]),
-                statement=_by_key(seen, last.root, [items[0][2] for items in keys]),
+                statement=_by_key(seen, last, [items[0][2] for items in keys]),
             )
         )
     return findings
@@ -174,16 +177,20 @@ def _owners(
     return {identity: items for identity, items in owners.items() if len(items) > 1}
 
 
-def _by_key(seen: Seen, table: str, samples: list[dict[str, str]]) -> str:
+def _by_key(seen: Seen, place: Place, samples: list[dict[str, str]]) -> str:
     columns = list(samples[0])
-    left = [SQL("{}::pg_catalog.text").format(Identifier(c)) for c in columns]
-    values = [SQL("({})").format(SQL(", ").join(Literal(s[c]) for c in columns)) for s in samples]
+    # Whatever the settings of the session that it is pasted into, a value is read as it was meant.
+    types = {c.name: text(c.type) for c in seen.table(place).columns}
+    values = [
+        SQL("({})").format(SQL(", ").join(Literal(s[c]) + SQL("::") + types[c] for c in columns))
+        for s in samples
+    ]
     return render(
         SQL("SELECT {}, {} FROM {} WHERE ({}) IN ({})").format(
             Identifier(seen.tenancy.key),
             SQL(", ").join(map(Identifier, columns)),
-            Identifier(seen.topology.namespace, table),
-            SQL(", ").join(left),
+            Identifier(seen.topology.namespace, place.root),
+            SQL(", ").join(map(Identifier, columns)),
             SQL(", ").join(values),
         )
     )

@@ -88,7 +88,7 @@ def _shards(seen: Seen) -> Iterator[Finding]:
             server=home,
             shard=shard,
             detail=f"the coordinator has the shard {where}, the topology {should}",
-            statement=_shown(seen, "shard"),
+            statement=_shown(seen, "shard", shard=shard),
         )
 
 
@@ -103,12 +103,16 @@ def _finding(seen: Seen, server: str, table: str, workspace: str, detail: str) -
     )
 
 
-def _shown(seen: Seen, table: str, workspace: str | None = None) -> str:
+def _shown(
+    seen: Seen, table: str, workspace: str | None = None, *, shard: str | None = None
+) -> str:
     statement = SQL("SELECT * FROM {} WHERE topology = {}").format(
         Identifier("parlant_shard", table), Literal(seen.topology.name)
     )
     if workspace is not None:
         statement += SQL(" AND workspace_id = {}").format(Literal(workspace))
+    if shard is not None:
+        statement += SQL(" AND shard = {}").format(Literal(shard))
     return render(statement)
 
 

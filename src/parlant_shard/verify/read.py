@@ -65,12 +65,31 @@ class Seen:
         """Every table that holds rows of a shard, on the servers whose rows can be read."""
         return tuple(
             place
-            for server in sorted(self.sites)
-            if server not in self.blind
+            for server in self.readable
             for place in places(
                 self.topology, self.tenancy, server, self.live[server], self.base_of(server)
             )
         )
+
+    def purged(self, server: str) -> frozenset[str]:
+        """Workspaces whose rows should be gone, by the directory and the server's placement rows.
+
+        Both are asked where both are there: snapshots of two servers are never of one moment.
+        """
+        here = {p.workspace: p.state for p in self.live[server].placements}
+        if self.topology.coordinator in self.sites:
+            rows = self.live[self.topology.coordinator].directory
+            states = {p.workspace: p.state for p in rows}
+        else:
+            states = here
+        return frozenset(
+            w for w, state in states.items() if state == here.get(w, state) == "purged"
+        )
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The servers whose rows can be read."""
+        return tuple(n for n in sorted(self.sites) if n not in self.blind)
 
     @property
     def coordinator(self) -> Site | None:

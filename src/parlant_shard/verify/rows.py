@@ -43,17 +43,20 @@ class Probe:
     """One condition on the rows of a place.
 
     `kind` is an expression that tells findings apart, `words` says for each of its values what is
-    wrong. `source` is the FROM list, with the place's rows as `r`.
+    wrong. The place's rows are `r`, `also` is what stands beside them in the FROM list. `parent`
+    is the other table that is read.
     """
 
     check: str
     place: Place
     key: str
-    source: Composable
+    table: Identifier
+    also: Composable
     kind: Composable
     bad: Composable
     words: tuple[tuple[str, str], ...]
     about: str = ""  # tells probes of one check and table apart
+    parent: str | None = None
 
     @property
     def unit(self) -> str:
@@ -67,32 +70,58 @@ class Probe:
             "SELECT kind, workspace, sample, "
             "row_number() OVER (PARTITION BY kind, workspace) AS n FROM ("
             "SELECT {kind} AS kind, r.{key}::pg_catalog.text AS workspace, {sample} AS sample "
-            "FROM {source} WHERE {conditions}) AS found) AS numbered GROUP BY 1, 2"
+            "FROM {table} AS r{also} WHERE {conditions}) AS found) AS numbered GROUP BY 1, 2"
         ).format(
             samples=Literal(SAMPLES),
             kind=self.kind,
             key=Identifier(self.key),
             sample=sample_of(self.place.primary_key),
-            source=self.source,
+            table=self.table,
+            also=self.also,
             conditions=AND.join([*where, self.bad]),
         )
 
     def statement(self, kind: str, workspace: str | None) -> str:
         """The statement that shows the keys of what was found."""
-        key = Identifier("r", self.key)
         conditions = [self.bad]
         if len(self.words) > 1:
             conditions.append(SQL("{} = {}").format(self.kind, Literal(kind)))
-        if workspace is None:
-            conditions.append(SQL("{} IS NULL").format(key))
-        else:
-            conditions.append(SQL("{}::pg_catalog.text = {}").format(key, Literal(workspace)))
-        columns = [key, *(Identifier("r", c) for c in self.place.primary_key if c != self.key)]
-        return render(
-            SQL("SELECT {} FROM {} WHERE {}").format(
-                SQL(", ").join(columns), self.source, AND.join(conditions)
-            )
+        return shown(self.table, self.place, self.key, workspace, conditions, self.also)
+
+
+def shown(
+    table: Identifier,
+    place: Place,
+    key: str,
+    workspace: str | None,
+    conditions: Iterable[Composable],
+    also: Composable = SQL(""),  # noqa: B008 - a constant
+) -> str:
+    """The statement that shows the rows `r` of one workspace with the primary keys of each.
+
+    Whatever the settings of the session that it is pasted into: behind OFFSET 0 the planner cannot
+    prove from a CHECK or a NOT NULL that there is nothing to find.
+    """
+    column = Identifier("r", key)
+    columns = [column, *(Identifier("r", c) for c in place.primary_key if c != key)]
+    if not place.primary_key:
+        columns.append(Identifier("r", "ctid"))
+    return render(
+        SQL("SELECT {} FROM (SELECT {} FROM {} OFFSET 0) AS r{} WHERE {}").format(
+            SQL(", ").join(columns),
+            SQL("*" if place.primary_key else "ctid, *"),
+            table,
+            also,
+            AND.join(
+                [
+                    *conditions,
+                    SQL("pg_catalog.num_nulls({}) > 0").format(column)
+                    if workspace is None
+                    else SQL("{}::pg_catalog.text = {}").format(column, Literal(workspace)),
+                ]
+            ),
         )
+    )
 
 
 def sample_of(columns: Iterable[str]) -> Composable:
@@ -143,10 +172,16 @@ class Probes:
     """Builds the probes of one server."""
 
     def __init__(
-        self, topology: Topology, tenancy: Tenancy, desired: Desired, base: Catalog, live: Catalog
+        self,
+        topology: Topology,
+        tenancy: Tenancy,
+        desired: Desired,
+        base: Catalog,
+        live: Catalog,
+        purged: Iterable[str],
     ) -> None:
         self.topology, self.tenancy, self.desired = topology, tenancy, desired
-        self.base, self.live = base, live
+        self.base, self.live, self.purged = base, live, sorted(purged)
         self.key = tenancy.key
 
     def of(self, check: str, place: Place) -> Iterator[Probe]:
@@ -170,17 +205,19 @@ class Probes:
         kind: Composable | None = None,
         also: Composable | None = None,
         about: str = "",
+        parent: str | None = None,
     ) -> Probe:
-        source: Composable = SQL("{} AS r").format(self._relation(place.table))
         return Probe(
             check=check,
             place=place,
             key=self.key,
-            source=source if also is None else source + also,
+            table=self._relation(place.table),
+            also=SQL("") if also is None else also,
             kind=Literal(words[0][0]) + SQL("::pg_catalog.text") if kind is None else kind,
             bad=bad,
             words=words,
             about=about,
+            parent=parent,
         )
 
     def _relation(self, name: str) -> Identifier:
@@ -188,13 +225,26 @@ class Probes:
 
     def _misplaced(self, place: Place) -> Probe:
         key = SQL("r.{}::pg_catalog.text").format(Identifier(self.key))
+        home = at_home(self.topology, place.shard, key)
+        stray = ("row", f'rows of a workspace that does not live on shard "{place.shard}"')
+        bad = SQL("{} <> '' AND NOT ({})")
+        if not self.purged:
+            return self._probe("misplaced-rows", place, bad.format(key, home), (stray,))
+        purged = SQL("{} = ANY ({})").format(key, texts(self.purged))
+        command = f"parlant-shard workspace purge {self.topology.file} WS --allow deletes-data"
         return self._probe(
             "misplaced-rows",
             place,
-            SQL("{key} <> '' AND NOT ({home})").format(
-                key=key, home=at_home(self.topology, place.shard, key)
+            bad.format(key, SQL("NOT {} AND {}").format(purged, home)),
+            (
+                stray,
+                (
+                    "purged",
+                    f"rows of a workspace that was purged: `{command}` with its name for WS "
+                    "deletes them",
+                ),
             ),
-            (("row", f'rows of a workspace that does not live on shard "{place.shard}"'),),
+            kind=SQL("CASE WHEN {} THEN 'purged' ELSE 'row' END").format(purged),
         )
 
     def _missing_key(self, place: Place) -> Probe:
@@ -275,6 +325,7 @@ class Probes:
                 ),
                 kind=SQL("CASE WHEN {} THEN 'foreign' ELSE 'missing' END").format(any_parent),
                 about=fk.name,
+                parent=parent,
             )
 
     def parent_here(self, place: Place, fk: ForeignKey) -> str | None:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.sql import SQL, Composable, Literal
 
 from parlant_shard import db, trail
-from parlant_shard.errors import ShardError, TopologyError
+from parlant_shard.errors import CannotConnect, ShardError, TopologyError
 from parlant_shard.locks import lock_is_free
 from parlant_shard.shardmap import shard_of
 from parlant_shard.topology import Topology
@@ -25,10 +25,11 @@ from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
 from parlant_shard.verify.read import Seen, read
 from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
 from parlant_shard.verify.rows import Place, Probe, Probes, by_index, of_workspace
-from parlant_shard.verify.site import Readers, Site, fresh
+from parlant_shard.verify.site import Fresh, Readers, Site, fresh
 from parlant_shard.verify.state import Position, Progress, load
 
 Say = Callable[[str], None]
+Error = psycopg.Error | ShardError
 
 # Findings of one kind, on one table, that are told apart by workspace. More become one.
 _TOLD_APART = 100
@@ -117,12 +118,14 @@ class _Run:
     def __init__(self, seen: Seen, progress: Progress, say: Say, stop: threading.Event) -> None:
         self.seen, self.progress, self._say, self._stop = seen, progress, say, stop
         self.findings: list[Finding] = []
-        self.failures: list[Failure] = []
+        self.failures: tuple[Failure, ...] = ()
         self.seconds: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.remarks: dict[str, list[str]] = defaultdict(list)
         self._lock = threading.Lock()
         self._lost: set[str] = set()
+        # By check, server and cause: the first error, and the tables that could not be looked at.
+        self._unchecked: dict[tuple[str, str, str], tuple[Error, list[str]]] = {}
 
     def say(self, text: str) -> None:
         with self._lock:
@@ -136,7 +139,7 @@ class _Run:
         for server, error in seen.unreachable.items():
             self.say(f"{server}: {error.message}")
         self._definitions()
-        names = sorted(set(seen.sites) - set(seen.blind))
+        names = self.seen.readable  # without a server that died meanwhile
         with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
             futures = [pool.submit(self._rows_of, n) for n in names]
             try:
@@ -148,14 +151,15 @@ class _Run:
                 raise
         self._across()
         self._definitions_again()
+        self.failures = tuple(self._all_failures())
         return Report(
             topology=seen.topology.name,
             workspace=seen.workspace,
             checks=tuple(self._check(name) for name in CHECKS),
             findings=tuple(_folded(_ordered(self.findings))),
-            failures=tuple(self._all_failures()),
+            failures=self.failures,
             snapshots=tuple(self.progress.snapshots),
-            placed=placement.placed(seen),
+            placed=placement.placed(self.seen),
         )
 
     # --- definitions -----------------------------------------------------------------------------
@@ -163,11 +167,14 @@ class _Run:
     def _definitions(self) -> None:
         for name, work in _DEFINITIONS:
             began = time.monotonic()
-            try:
-                self.findings += [f for f in work(self.seen) if self._concerns(f)]
-            except (psycopg.Error, ShardError) as error:
-                self._failed(name, self.seen.topology.coordinator, error)
-                continue
+            while True:
+                try:
+                    self.findings += [f for f in work(self.seen) if self._concerns(f)]
+                except (psycopg.Error, ShardError) as error:
+                    if self._lose_dead(wholly=True):
+                        continue
+                    self._failed(name, self.seen.topology.coordinator, error)
+                break
             self.seconds[name] += time.monotonic() - began
         self.say(f"definitions, placement and rights: {len(self.findings)} findings")
 
@@ -179,9 +186,9 @@ class _Run:
         before = [f for f in self.findings if f.check in OF_DEFINITIONS]
         if not before:
             return
-        with suppress(psycopg.Error):
-            for site in self.seen.sites.values():
-                # A run that builds an index concurrently waits for every snapshot.
+        for site in self.seen.sites.values():
+            # A run that builds an index concurrently waits for every snapshot.
+            with suppress(psycopg.Error):
                 site.release()
         running = self._await_runs()
         try:
@@ -189,13 +196,15 @@ class _Run:
         except ShardError:
             return  # what was seen once stands
         try:
+            if not self.seen.sites.keys() <= seen.sites.keys():
+                return  # without that server less would be known of the others, too
             there = {_what(f) for _, work in _DEFINITIONS for f in work(seen)}
         except (psycopg.Error, ShardError):
             return
         finally:
             for site in seen.sites.values():
                 site.close()
-        lasting = [f for f in before if f.server not in seen.sites or _what(f) in there]
+        lasting = [f for f in before if _what(f) in there]
         self.findings = [f for f in self.findings if f.check not in OF_DEFINITIONS] + lasting
         if running:
             for check in sorted({f.check for f in lasting}):
@@ -231,7 +240,12 @@ class _Run:
     def _rows_of(self, server: str) -> None:
         seen, site = self.seen, self.seen.sites[server]
         probes = Probes(
-            seen.topology, seen.tenancy, seen.desired, seen.base_of(server), seen.live[server]
+            seen.topology,
+            seen.tenancy,
+            seen.desired,
+            seen.base_of(server),
+            seen.live[server],
+            seen.purged(server),
         )
         mine = [p for p in seen.places if p.server == server]
         for check in OF_ROWS:
@@ -245,16 +259,14 @@ class _Run:
                         if found is None:
                             found = work()
                             self.progress.finish(unit, found)
-                    except psycopg.Error as error:
+                    except (psycopg.Error, ShardError) as error:
                         if site.connection.closed:
                             self._lose(server, error)
                             return
                         if not self._retired(place, error):
-                            self._failed(check, server, error, table=place.table)
-                        continue
-                    except ShardError as error:
-                        if not self._retired(place, error):
-                            self._failed(check, server, error)
+                            # Else it is the session on the coordinator, which has the parents.
+                            where = seen.topology.coordinator if _is_loss(error) else server
+                            self._failed(check, where, error, table=place.table)
                         continue
                     with self._lock:
                         self.findings += found
@@ -280,7 +292,8 @@ class _Run:
     ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
         for probe in probes.of(check, place):
             yield probe.unit, lambda probe=probe: self._probe(site, probe)  # type: ignore[misc]
-        if check != "parents" or self.seen.coordinator is None:
+        home = self.seen.topology.coordinator
+        if check != "parents" or self.seen.coordinator is None or home in self._lost:
             return
         for fk in self.seen.base_of(site.server).tables[place.logical].foreign_keys:
             if probes.parent_here(place, fk) is None:
@@ -295,12 +308,13 @@ class _Run:
         heap = site.heap(place.table)
         also = of_workspace(seen.tenancy.key, seen.workspace, seen.table(place))
         totals: dict[tuple[str, str | None], Finding] = {}
+        reader: Site | Fresh = site
         left = self.progress.position(probe.unit)
         position = Position(filenode=heap.filenode, page=0, xmin=site.xmin)
         last_word = time.monotonic()
 
         def batch(*conditions: Composable) -> None:
-            for row in site.rows(probe.batch([*conditions, *also])):
+            for row in reader.rows(probe.batch([*conditions, *also])):
                 _add(totals, probe, row["kind"], row["workspace"], row["rows"], row["sample"])
 
         if left is not None and left[0].filenode == heap.filenode:
@@ -328,91 +342,139 @@ class _Run:
 
         whole = by_index(seen.tenancy.key, seen.workspace, seen.table(place))
         site.sweep(heap, batch, since=position.page, reached=reached, whole=whole)
+        if site.rewritten({place.table, probe.parent or place.table}):
+            # The snapshot shows an empty table: rows would be missed, parents be taken for missing.
+            totals.clear()
+            with fresh(site) as now:
+                reader = now
+                site.sweep(heap, batch, whole=whole)
         return list(totals.values())
 
     # --- across servers --------------------------------------------------------------------------
 
     def _across(self) -> None:
         seen = self.seen
-        usable = set(seen.sites) - set(seen.blind) - self._lost
         home = seen.topology.coordinator
         holders = {s.server for s in seen.topology.shards.values()}
         readers = Readers(seen.sites, trusting=home)
-        plans: list[tuple[str, Iterable[str], Callable[[Seen, str], across.Result], bool]] = [
-            ("duplicate-key", seen.tenancy.sharded, duplicates.duplicate_keys, True),
+        plans: list[tuple[str, Iterable[str], Callable[[Seen, str], across.Result], set[str]]] = [
+            ("duplicate-key", seen.tenancy.sharded, duplicates.duplicate_keys, set()),
             (
                 "reference-rows",
                 seen.tenancy.of_kind("reference") if seen.workspace is None else (),
                 across.reference_rows,
-                home in usable,
+                {home},
             ),
             (
                 "federated-rows",
                 seen.tenancy.sharded,
                 lambda seen, logical: across.federated_rows(seen, logical, readers),
-                {home, *holders} <= usable,
+                {home, *holders},
             ),
         ]
-        for check, tables, work, possible in plans:
-            if not possible or not usable:
+        for check, tables, work, needed in plans:
+            if not self._can_read(needed):
                 continue  # said for the servers that are missing
             began = time.monotonic()
             for logical in tables:
-                unit = f"{check} {logical}"
-                found = self.progress.done(unit)
+                found = self.progress.done(f"{check} {logical}")
                 if found is None:
-                    try:
-                        result = work(seen, logical)
-                    except (psycopg.Error, ShardError) as error:
-                        self._failed(check, home, error, table=logical)
-                        continue
-                    found = result.findings
-                    self.remarks[check] += result.remarks
-                    if not self._incomplete(check):
-                        self.progress.finish(unit, found)
+                    found = self._compared(check, logical, work, needed)
                 self.findings += found
                 self.counts[check] += sum(f.rows for f in found)
             self.seconds[check] = time.monotonic() - began
             self.say(f"{check}: {self.counts[check]} found ({self.seconds[check]:.1f} s)")
         readers.close()
 
-    def _incomplete(self, check: str) -> bool:
-        return bool(self.seen.unreachable or self.seen.blind or self._lost)
+    def _can_read(self, needed: set[str]) -> bool:
+        usable = set(self.seen.readable)
+        return bool(usable) and needed <= usable
+
+    def _compared(
+        self,
+        check: str,
+        logical: str,
+        work: Callable[[Seen, str], across.Result],
+        needed: set[str],
+    ) -> list[Finding]:
+        """Compare a table between servers; where enough are left, without one that dies."""
+        while self._can_read(needed):
+            try:
+                result = work(self.seen, logical)
+            except (psycopg.Error, ShardError) as error:
+                if self._lose_dead():
+                    continue
+                self._failed(check, self.seen.topology.coordinator, error, table=logical)
+                return []
+            self.remarks[check] += result.remarks
+            if not (self.seen.unreachable or self.seen.blind):
+                self.progress.finish(f"{check} {logical}", result.findings)
+            return result.findings
+        return []
 
     # --- what could not be checked ---------------------------------------------------------------
 
-    def _lose(self, server: str, error: psycopg.Error) -> None:
+    def _lose(self, server: str, error: Error) -> None:
+        """From here on the server's rows cannot be read: its snapshot is gone."""
+        if isinstance(error, psycopg.Error):
+            error = db.wrap(error, server=server, doing="reading rows")
         with self._lock:
             self._lost.add(server)
-        wrapped = db.wrap(error, server=server, doing="reading rows")
-        self._failed("misplaced-rows", server, wrapped)
+            self.seen = replace(self.seen, blind={**self.seen.blind, server: error})
+        self.say(error.message)
 
-    def _failed(
-        self,
-        check: str,
-        server: str,
-        error: psycopg.Error | ShardError,
-        *,
-        table: str | None = None,
-    ) -> None:
-        doing = f'reading "{table}"' if table else "reading its catalogue"
-        if isinstance(error, psycopg.Error):
-            if (error.sqlstate or "").startswith("22"):
-                # The message would quote the value of a column.
-                detail = f"{doing}: a value made PostgreSQL stop [{error.sqlstate}]"
-                failure = Failure(check=check, server=server, detail=detail)
-            else:
-                wrapped = db.wrap(error, server=server, doing=doing)
-                failure = Failure(
-                    check=check, server=server, detail=wrapped.message, hint=wrapped.hint
-                )
+    def _lose_dead(self, *, wholly: bool = False) -> bool:
+        """Look which servers died; whether there is one. `wholly`: before definitions were read."""
+        seen = self.seen
+        asked = sorted(seen.sites) if wholly else seen.readable
+        dead = {n: e for n in asked if (e := seen.sites[n].lost()) is not None}
+        for server, error in dead.items():
+            if not wholly:
+                self._lose(server, error)
+                continue
+            wrapped = db.wrap(error, server=server, doing="reading its catalogue")
+            self._lost.add(server)
+            self.seen = replace(
+                self.seen,
+                sites={n: s for n, s in self.seen.sites.items() if n != server},
+                unreachable={**self.seen.unreachable, server: wrapped},
+            )
+            self.say(wrapped.message)
+        return bool(dead)
+
+    def _failed(self, check: str, server: str, error: Error, *, table: str | None = None) -> None:
+        if isinstance(error, ShardError):
+            cause = error.message
+        elif error.sqlstate == "42501":
+            cause = error.sqlstate  # the message names the table
         else:
-            failure = Failure(check=check, server=server, detail=error.message, hint=error.hint)
+            cause = db.wrap(error, server=server, doing="").message
         with self._lock:
-            self.failures.append(failure)
+            tables = self._unchecked.setdefault((check, server, cause), (error, []))[1]
+            if table is not None and table not in tables:
+                tables.append(table)
+
+    def _failure(self, check: str, server: str, error: Error, tables: list[str]) -> Failure:
+        """One failure for all tables that could not be looked at for one cause."""
+        more = f" and {len(tables) - 1} more tables" if len(tables) > 1 else ""
+        if isinstance(error, ShardError):
+            detail = error.message + (f' (for "{tables[0]}"{more})' if more else "")
+            return Failure(check=check, server=server, detail=detail, hint=error.hint)
+        doing = f'reading "{tables[0]}"{more}' if tables else "reading its catalogue"
+        if (error.sqlstate or "").startswith("22"):
+            # The message would quote the value of a column.
+            detail = f"{doing}: a value made PostgreSQL stop [{error.sqlstate}]"
+            return Failure(check=check, server=server, detail=detail)
+        wrapped = db.wrap(error, server=server, doing=doing)
+        hint = wrapped.hint
+        if check == "federated-rows":
+            hint = across.link_hint(self.seen.facts[server].user, error) or hint
+        return Failure(check=check, server=server, detail=wrapped.message, hint=hint)
 
     def _all_failures(self) -> Iterator[Failure]:
-        yield from self.failures
+        for (check, server, _), (failed, tables) in self._unchecked.items():
+            if not (server in self._lost and _is_loss(failed)):  # else it is said below
+                yield self._failure(check, server, failed, tables)
         for server, error in sorted(self.seen.unreachable.items()):
             yield Failure(check="schema", server=server, detail=error.message, hint=error.hint)
         for server, error in sorted(self.seen.blind.items()):
@@ -427,7 +489,7 @@ class _Run:
         missing = {*seen.unreachable}
         missing |= {f.server for f in self.failures if f.check == name}
         if name not in OF_DEFINITIONS:
-            missing |= {*seen.blind, *self._lost}
+            missing |= {*seen.blind}
         parts = [
             f"{number} {noun}{'' if number == 1 else 's'}"
             for number, noun in ((errors, "error"), (warnings, "warning"))
@@ -444,6 +506,13 @@ class _Run:
             detail="; ".join(parts) or CHECKS[name],
             seconds=round(self.seconds[name], 3),
         )
+
+
+def _is_loss(error: Error) -> bool:
+    """Whether a session could not be opened, or ended."""
+    if isinstance(error, ShardError):
+        return isinstance(error, CannotConnect)
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P0"))
 
 
 def _what(finding: Finding) -> tuple[str | None, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +145,32 @@ class Site:
             self.row_security = "on"
             self.connection.execute("SET LOCAL row_security = on")
 
+    def lost(self) -> psycopg.Error | None:
+        """The error where the session, and with it the snapshot, is gone."""
+        try:
+            self.connection.execute("SELECT")
+        except psycopg.Error as error:
+            return error if self.connection.closed else None
+        return None
+
     # --- reading a table -------------------------------------------------------------------------
+
+    def rewritten(self, tables: Iterable[str]) -> list[str]:
+        """Which of some tables, or of their partitions, got another file since the snapshot.
+
+        An ALTER TABLE that rewrites a table, or a TRUNCATE, leaves nothing that the snapshot shows.
+        """
+        return [r["name"] for r in self.named("rewritten", tables=sorted(tables))]
+
+    def require_as_it_was(self, tables: Iterable[str]) -> None:
+        """Raise ShardError (PS703) where a table that was read got another file meanwhile."""
+        for table in self.rewritten(tables):
+            raise ShardError(
+                f'table "{table}" of server "{self.server}" was rewritten or truncated since the '
+                "run began",
+                code="PS703",
+                hint="run `parlant-shard verify` again",
+            )
 
     def heap(self, table: str) -> Heap:
         """Raises ShardError (PS703) where the table was dropped since the snapshot.
