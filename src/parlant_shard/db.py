@@ -145,6 +145,14 @@ _CAUSES = (
 )
 
 
+# What psycopg and libpq put before the cause: that it failed, the address, and the severity, which
+# is in the server's language and ends with two spaces.
+_AROUND = re.compile(
+    r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .*? failed: )?"
+    r"(?:\w+:  )?"
+)
+
+
 def _cannot_connect(error: psycopg.Error, dsn: str, server: str) -> CannotConnect:
     """One line with the address and the cause, instead of libpq's several."""
     given = conninfo_to_dict(dsn)
@@ -153,7 +161,7 @@ def _cannot_connect(error: psycopg.Error, dsn: str, server: str) -> CannotConnec
         address += f":{given.get('port') or 5432}"
     said = redact(str(error), str(given.get("password") or ""))
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    cause = re.sub(r"^.*?(?:FATAL|failed):\s+(?:FATAL:\s+)?", "", lines[0] if lines else "unknown")
+    cause = _AROUND.sub("", lines[0]) if lines else "unknown"
     todo = "look at the server's log"
     for pattern, meaning, hint in _CAUSES:
         match = re.search(pattern, said)
