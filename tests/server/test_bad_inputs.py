@@ -427,6 +427,33 @@ def test_a_wrong_password(bench: Bench, core: str, owner: str) -> None:
         pytest.skip("the server trusts everybody")
 
 
+def test_what_refuses_a_log_in_is_told_in_one_line(bench: Bench, core: str, roles: Roles) -> None:
+    """Causes that we have no words for: PostgreSQL's own, without what libpq puts around them."""
+    locked = roles.make(roles.made[0][0])
+    execute(core, f"ALTER ROLE {locked} NOLOGIN")
+    crowded = roles.make(roles.made[0][0], "CONNECTION LIMIT 0")
+    closed, maintenance = database_name(core), make_conninfo(core, dbname="postgres")
+    causes = {
+        login(maintenance, locked): f'role "{locked}" is not permitted to log in',
+        login(maintenance, crowded): f'too many connections for role "{crowded}"',
+        core: f'database "{closed}" is not currently accepting connections',
+    }
+    execute(maintenance, f"ALTER DATABASE {closed} ALLOW_CONNECTIONS false")
+    try:
+        for dsn, cause in causes.items():
+            bench.write({"core": dsn})
+            bench.refuses(
+                "plan",
+                bench.file,
+                exit_code=5,
+                code="PS401",
+                message=f'cannot connect to server "core" at {address(core)}: {cause}',
+                hint=f"look at the server's log {WHERE}",
+            )
+    finally:
+        execute(maintenance, f"ALTER DATABASE {closed} ALLOW_CONNECTIONS true")
+
+
 def test_a_server_that_accepts_and_never_answers(bench: Bench) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         port = silent.getsockname()[1]
@@ -624,6 +651,36 @@ def test_a_role_that_may_not_see_our_schema(
         error = json.loads(seen.err)["error"]
         assert "parlant_shard" in error["message"]
         assert error["hint"]
+
+
+@pytest.mark.matrix
+def test_status_shows_what_the_other_servers_give(
+    bench: Bench, core: str, east: str, owner: str, plain: str
+) -> None:
+    bench.write({"core": core, "east": east}, TWO)
+    bench.apply()
+    for lost in ("core", "east"):
+        refusing = {"core": core, "east": east}
+        refusing[lost] = login(refusing[lost], plain)
+        bench.write(refusing, TWO)
+        seen = bench.run("status", bench.file, "--output", "json")
+        assert seen.code == 1
+        error = json.loads(seen.err)["error"]
+        assert error["code"] == "PS413"
+        assert error["message"].startswith(f'server "{lost}": role "{plain}" may not use schema')
+        assert error["hint"].startswith(f'connect as "{owner}"')
+        found = json.loads(seen.out)
+        by_name = {s["server"]: s for s in found["servers"]}
+        assert by_name[lost]["error"] == error["message"]
+        assert [s for s in by_name.values() if "error" in s] == [by_name[lost]]
+        tables = {s["server"]: (s["tables"], s["rows"]) for s in found["shards"]}
+        assert tables.pop(lost) == (0, None)
+        assert list(tables.values()) == [(2, 0)]
+        text = bench.run("status", bench.file)
+        assert text.code == 1
+        assert f'error PS413: server "{lost}"' in text.err
+        assert ("Last run: not known" in text.out) is (lost == "core")
+        assert "Last run: none" not in text.out
 
 
 def test_no_right_to_postgres_fdw(bench: Bench, core: str, east: str, plain: str) -> None:
