@@ -26,7 +26,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from parlant_shard import apply as running
-from parlant_shard import cli, local, workspace
+from parlant_shard import cli, db, local, workspace
 from parlant_shard.cli import shell
 from servers import Cluster, Clusters, database_name, scratch_directory
 
@@ -651,6 +651,86 @@ def test_a_role_that_may_not_see_our_schema(
         error = json.loads(seen.err)["error"]
         assert "parlant_shard" in error["message"]
         assert error["hint"]
+
+
+def test_a_missing_right_names_the_role_and_the_grant(bench: Bench, core: str, plain: str) -> None:
+    bench.write({"core": core})
+    bench.apply()
+    database = database_name(core)
+    execute(core, f"GRANT USAGE ON SCHEMA parlant_shard TO {plain}")
+    bench.write({"core": login(core, plain)})
+
+    def refused(hint: str, table: str) -> None:
+        bench.refuses(
+            "status",
+            bench.file,
+            exit_code=4,
+            code="PS403",
+            message=f'server "core", reading its catalogue, as role "{plain}": '
+            f"permission denied for table {table}",
+            hint=hint,
+        )
+
+    for table in ("object", "placement", "run"):
+        statement = f"GRANT SELECT ON parlant_shard.{table} TO {plain}"
+        refused(f'in database "{database}" of server "core": {statement}', table)
+        execute(core, statement)
+    bench.ok("status", bench.file)
+    # Not certain: a table of that name is elsewhere too.
+    elsewhere = 'CREATE SCHEMA "else"; CREATE TABLE "else".run ()'
+    execute(core, f"REVOKE SELECT ON parlant_shard.run FROM {plain}", elsewhere)
+    refused("connect as a role that may, or grant it", "run")
+    execute(core, 'DROP SCHEMA "else" CASCADE')
+    # Behind the wall no right is advised.
+    bench.write({"core": login(core, plain)}, extra="isolation: {rls: true, role: somebody}\n")
+    refused("connect as a role that may; isolation.rls withholds some rights on purpose", "run")
+
+
+@pytest.mark.parametrize(
+    ("statement", "grant"),
+    [
+        ("SELECT * FROM hidden.x", "USAGE ON SCHEMA hidden"),
+        ("CREATE TABLE open.x ()", "CREATE ON SCHEMA open"),
+        ("CREATE SCHEMA more", "CREATE ON DATABASE {database}"),
+        (
+            "CREATE SERVER x FOREIGN DATA WRAPPER postgres_fdw",
+            "USAGE ON FOREIGN DATA WRAPPER postgres_fdw",
+        ),
+        ('CREATE FOREIGN TABLE open.y (a int) SERVER "Far"', 'USAGE ON FOREIGN SERVER "Far"'),
+        ("DELETE FROM open.readable", None),
+        ("SELECT * FROM pg_catalog.pg_authid", None),
+        ("DROP TABLE open.readable", None),
+    ],
+)
+def test_the_grant_that_helps(core: str, plain: str, statement: str, grant: str | None) -> None:
+    execute(
+        core,
+        f"CREATE SCHEMA hidden; CREATE SCHEMA open; GRANT USAGE ON SCHEMA open TO {plain}",
+        f"CREATE TABLE open.readable (); GRANT SELECT ON open.readable TO {plain}",
+        "CREATE EXTENSION postgres_fdw",
+        'CREATE SERVER "Far" FOREIGN DATA WRAPPER postgres_fdw',
+    )
+    name = database_name(core)
+    if "open.y" in statement:
+        execute(core, f"GRANT CREATE ON SCHEMA open TO {plain}")
+    with db.connect(login(core, plain), server="core") as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as denied:
+            connection.execute(statement.encode())
+        said = db.wrap(
+            denied.value, server="core", doing="trying", connection=connection, reads=True
+        )
+        assert said.message.startswith(f'server "core", trying, as role "{plain}": ')
+        if grant is None:
+            assert said.hint == "connect as a role that may, or grant it"
+            return
+        granted = f"GRANT {grant.format(database=name)} TO {plain}"
+        assert said.hint == f'in database "{name}" of server "core": {granted}'
+        execute(core, granted)
+        if "hidden" in statement:
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                connection.execute(statement.encode())
+        else:
+            connection.execute(statement.encode())
 
 
 @pytest.mark.matrix

@@ -283,7 +283,9 @@ class _Run:
                     fingerprint=plan.fingerprint,
                 )
         except psycopg.Error as error:
-            wrapped = db.wrap(error, server=site.server, doing="recording the run")
+            wrapped = db.wrap(
+                error, server=site.server, doing="recording the run", connection=site.connection
+            )
             self.failed[site.server] = wrapped
             report.failures.append(Failure.of(wrapped, server=site.server))
             return False
