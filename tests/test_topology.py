@@ -552,6 +552,60 @@ def test_a_live_schema_is_checked_by_the_plan(here: Path) -> None:
     assert (error.code, error.line, error.path) == ("PS144", 12, "tables.thing.partition.by")
 
 
+EVENTS = "tables: {parlant_event: {partition: {by: created_at, every: 1 month}}}"
+RECENT = "{on: parlant_event, window: 7 days, columns: [created_at desc, event_type]}"
+
+
+@pytest.mark.parametrize(
+    ("recent", "other", "hint"),
+    [
+        (
+            RECENT,
+            "whole: {on: parlant_event, columns: [created_at DESC NULLS FIRST, event_type]}",
+            'keep one of the two: "whole" has the rows of the window too',
+        ),
+        (
+            RECENT,
+            f"whole: {RECENT.replace('7', '9')}",
+            'keep one of the two: give "whole" the longer window',
+        ),
+        (
+            RECENT.replace("[created_at", "[session_id, created_at"),
+            "",
+            'keep one of the two: give "parlant_recent_events_only_idx" the longer window',
+        ),
+    ],
+)
+def test_a_window_on_what_another_index_is(here: Path, recent: str, other: str, hint: str) -> None:
+    found = refused(
+        here, ("tables: {}", EVENTS), ("indexes: {}", f"indexes:\n  {other}\n  recent: {recent}")
+    )
+    assert (found.code, found.path, found.hint) == ("PS144", "indexes.recent.window", hint)
+    assert found.line == 14
+    assert 'on the partitions of "parlant_event" it is the same index as' in found.message
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "on: parlant_event, columns: [created_at, event_type]",
+        "on: parlant_event, columns: [created_at desc, event_type], unique: true",
+        "on: parlant_event, columns: [created_at desc, event_type], where: id IS NULL",
+        "on: parlant_event, columns: [created_at desc, event_type], include: [id]",
+        "on: parlant_agent, columns: [created_at desc, status]",
+    ],
+)
+def test_a_window_on_what_no_other_index_is(here: Path, more: str) -> None:
+    indexes = f"indexes: {{recent: {RECENT}, whole: {{{more}}}}}"
+    found = parsed(here, ("tables: {}", EVENTS), ("indexes: {}", indexes))
+    assert {"recent", "whole"} <= set(found.indexes)
+    # Not cut by time: the condition of a window has a date, so the two differ.
+    twins = f"indexes: {{recent: {RECENT.replace(', col', ', by: created_at, col')}, " + (
+        "whole: {on: parlant_event, columns: [created_at desc, event_type]}}"
+    )
+    assert "whole" in parsed(here, ("indexes: {}", twins)).indexes
+
+
 def test_another_namespace(here: Path) -> None:
     (here / "schema" / "one.sql").write_text("CREATE TABLE app.thing (id int, workspace_id text);")
     edits = (

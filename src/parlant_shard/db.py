@@ -10,10 +10,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from parlant_shard import local
+from parlant_shard import canonical, local
 from parlant_shard.errors import CannotConnect, PrivilegeError, ServerError
+from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Server, Topology
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -145,6 +147,14 @@ _CAUSES = (
 )
 
 
+# What psycopg and libpq put before the cause: that it failed, the address, and the severity, which
+# is in the server's language and ends with two spaces.
+_AROUND = re.compile(
+    r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .*? failed: )?"
+    r"(?:\w+:  )?"
+)
+
+
 def _cannot_connect(error: psycopg.Error, dsn: str, server: str) -> CannotConnect:
     """One line with the address and the cause, instead of libpq's several."""
     given = conninfo_to_dict(dsn)
@@ -153,7 +163,7 @@ def _cannot_connect(error: psycopg.Error, dsn: str, server: str) -> CannotConnec
         address += f":{given.get('port') or 5432}"
     said = redact(str(error), str(given.get("password") or ""))
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    cause = re.sub(r"^.*?(?:FATAL|failed):\s+(?:FATAL:\s+)?", "", lines[0] if lines else "unknown")
+    cause = _AROUND.sub("", lines[0]) if lines else "unknown"
     todo = "look at the server's log"
     for pattern, meaning, hint in _CAUSES:
         match = re.search(pattern, said)
@@ -198,13 +208,33 @@ def session(
     try:
         yield connection
     except psycopg.Error as error:
-        raise wrap(error, server=server, doing=doing) from error
+        raise wrap(
+            error,
+            server=server,
+            doing=doing,
+            connection=connection,
+            reads=True,
+            walled=topology.isolation.rls,
+        ) from error
     finally:
         connection.close()
 
 
-def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
-    """Turn a driver error into ours: what failed, PostgreSQL's words, and what to do next."""
+def wrap(
+    error: psycopg.Error,
+    *,
+    server: str,
+    doing: str,
+    connection: Connection | None = None,
+    reads: bool = False,
+    walled: bool = False,
+) -> ServerError:
+    """Turn a driver error into ours: what failed, PostgreSQL's words, and what to do next.
+
+    With the session that failed, a missing right names the role, and the GRANT where it is certain.
+    `reads`: on a table it is SELECT that is missing, if the role lacks that. `walled`: rights are
+    withheld on purpose, by isolation.rls; none is advised.
+    """
     diag = error.diag
     state = error.sqlstate
     said = redact(diag.message_primary or str(error).strip() or type(error).__name__)
@@ -219,10 +249,17 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
             hint="look whether the server still runs, then run the same command again",
         )
     if state == "42501":
+        role = None if connection is None or connection.closed else connection.info.user
+        grant = None
+        if connection is not None and role is not None and not walled:
+            grant = _grant(connection, server, role, diag.message_primary or "", reads=reads)
+        otherwise = "connect as a role that may, or grant it"
+        if walled:
+            otherwise = "connect as a role that may; isolation.rls withholds some rights on purpose"
         return PrivilegeError(
-            message,
+            message if role is None else f'server "{server}", {doing}, as role "{role}": {said}',
             code="PS403",
-            hint=diag.message_hint or "connect as a role that may, or grant it",
+            hint=diag.message_hint or grant or otherwise,
         )
     if state in RETRYABLE:
         what = "a lock that another session holds was not to be had in time"
@@ -241,6 +278,47 @@ def wrap(error: psycopg.Error, *, server: str, doing: str) -> ServerError:
     if hint is None:
         hint = "look at the server's log around this moment for the statement and its context"
     return ServerError(f"{message} [{state}]", code="PS405", hint=hint)
+
+
+_DENIED = re.compile(
+    r"permission denied for (schema|database|foreign server|foreign-data wrapper|table|view"
+    r"|materialized view|foreign table) (.+)",
+    re.DOTALL,
+)
+
+
+def _grant(connection: Connection, server: str, role: str, said: str, *, reads: bool) -> str | None:
+    """The GRANT for what PostgreSQL says is denied; None where that does not tell which it is."""
+    match = _DENIED.fullmatch(said)
+    if match is None or connection.info.transaction_status is not TransactionStatus.IDLE:
+        return None
+    kind, name = match[1], match[2]
+    right, on = None, f"{kind.upper()} {canonical.quote(name)}"
+    try:
+        row = connection.execute("SELECT current_user AS role").fetchone()
+        if row is None or row["role"] != role:
+            return None  # SET ROLE: the right of another one is missing
+        match kind:
+            case "database":
+                right = "CREATE"  # CONNECT it has; where TEMPORARY lacks, the message is another
+            case "foreign server" | "foreign-data wrapper":
+                right, on = "USAGE", on.replace("FOREIGN-DATA", "FOREIGN DATA")
+            case "schema":
+                row = connection.execute(queries("rights")["on_schema"], {"name": name}).fetchone()
+                right = None if row is None else row["lacks"]
+            case _:
+                rows = connection.execute(queries("rights")["on_table"], {"name": name}).fetchall()
+                if reads and len(rows) == 1 and not rows[0]["readable"]:
+                    right = "SELECT"
+                    on = f"{canonical.quote(rows[0]['namespace'])}.{canonical.quote(name)}"
+    except psycopg.Error:
+        return None
+    if right is None or name == "signing_key":  # which only its owner may read
+        return None
+    return (
+        f'in database "{connection.info.dbname}" of server "{server}": GRANT {right} ON {on} '
+        f"TO {canonical.quote(role)}"
+    )
 
 
 def not_usable(connection: Connection, server: str, owner: str) -> PrivilegeError:

@@ -189,7 +189,13 @@ class Executor(ABC):
                 self._transactional(undo)
 
     def _failure(self, step: Step, error: psycopg.Error) -> ApplyFailed:
-        wrapped = db.wrap(error, server=step.server, doing=step.title)
+        wrapped = db.wrap(
+            error,
+            server=step.server,
+            doing=step.title,
+            connection=self.connections.get(step.server),
+            walled=self.topology.isolation.rls,
+        )
         hint = wrapped.hint or "mend the cause"
         if "it resumes" not in hint:
             hint += "; then run the same command again: it resumes"

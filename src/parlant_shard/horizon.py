@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from parlant_shard.catalog import Retired
 from parlant_shard.partitions import alarm, covered_until
 from parlant_shard.topology import Partition, Topology
 
@@ -104,3 +105,25 @@ def cuts(
             default=default,
             default_rows=default_rows.get(default or "", 0),
         )
+
+
+def missing(cut: Cut, retired: Iterable[Retired]) -> Retired | None:
+    """Find the retired partition that is missing where the partitions of a table end too soon."""
+    until = cut.horizon.until
+    if until is None or not cut.horizon.low:
+        return None
+    for row in retired:
+        if row.parent != cut.table or row.state not in {"detached", "archived"}:
+            continue
+        if (row.lower or datetime.min) <= until < (row.upper or datetime.max):
+            return row
+    return None
+
+
+def gone(row: Retired) -> str:
+    """Why no partition is made where one is missing, and what brings it back."""
+    back = "`archive restore`" if row.archive is not None else "ALTER TABLE … ATTACH PARTITION"
+    return (
+        f'that time belongs to partition "{row.name}", which is retired and not made again; '
+        f"{back} brings it back"
+    )

@@ -94,7 +94,8 @@ def status_text(found: Mapping[str, Any]) -> str:
         parts.append("Reference tables: " + "; ".join(behind))
     run_ = found["run"]
     if run_ is None:
-        parts.append("Last run: none")
+        unread = any("error" in s for s in found["servers"] if s["server"] == found["coordinator"])
+        parts.append("Last run: not known" if unread else "Last run: none")
     else:
         parts.append(
             f"Last run: {run_['command']} {run_['state']}, {run_['steps']} steps, "
@@ -111,7 +112,8 @@ def _reach(horizon: Mapping[str, Any]) -> tuple[str, str, str]:
     if horizon["has_default"]:
         return "never", "", f"from {horizon['until']} on the default partition takes the rows"
     days = f"{horizon['horizon_days']:.1f}"
-    return horizon["until"], days, "LOW: run maintain" if horizon["low"] else ""
+    low = f"LOW: {horizon['reason'] or 'run maintain'}" if horizon["low"] else ""
+    return horizon["until"], days, low
 
 
 def history_text(past: Mapping[str, Any]) -> str:

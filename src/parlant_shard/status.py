@@ -8,9 +8,10 @@ from typing import Any
 
 from parlant_shard import db, journal, trail
 from parlant_shard.apply import lock_is_free
+from parlant_shard.catalog import Retired
 from parlant_shard.db import Connection
 from parlant_shard.errors import CannotConnect, ShardError
-from parlant_shard.horizon import cuts, horizon_json
+from parlant_shard.horizon import cuts, gone, horizon_json, missing
 from parlant_shard.introspect import bound
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
@@ -19,12 +20,22 @@ from parlant_shard.topology import Topology
 def status(topology: Topology) -> dict[str, Any]:
     """Return `{servers, shards, tables, partitions, replication, run}` as JSON-ready data.
 
-    A server that cannot be reached has an `error` and its shards have no figures; the rest is
-    reported all the same. Row counts are the server's estimates; sizes are bytes.
+    A server that cannot be reached, or that refuses, has a `code`, an `error` and a `hint`, and its
+    shards have no figures; the rest is reported all the same. Row counts are the server's
+    estimates; sizes are bytes. Raises where every server refuses.
     """
     names = list(topology.servers)
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
-        found = dict(zip(names, pool.map(lambda n: _server(topology, n), names), strict=True))
+        looked = list(pool.map(lambda n: _server(topology, n), names))
+    errors = [s for s in looked if isinstance(s, ShardError)]
+    if len(errors) == len(names) and not any(isinstance(e, CannotConnect) for e in errors):
+        raise errors[0]
+    found = {
+        n: {**_EMPTY, "code": s.code, "error": s.message, "hint": s.hint}
+        if isinstance(s, ShardError)
+        else s
+        for n, s in zip(names, looked, strict=True)
+    }
     shards = []
     for shard, options in topology.shards.items():
         server = found[options.server]
@@ -46,7 +57,7 @@ def status(topology: Topology) -> dict[str, Any]:
         "topology": topology.name,
         "coordinator": topology.coordinator,
         "servers": [
-            {"server": n, **{k: s[k] for k in ("version", "error", "hint") if k in s}}
+            {"server": n, **{k: s[k] for k in ("version", "code", "error", "hint") if k in s}}
             for n, s in found.items()
         ],
         "shards": shards,
@@ -58,19 +69,21 @@ def status(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _server(topology: Topology, name: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "tables": [],
-        "partitions": [],
-        "horizons": [],
-        "placements": [],
-        "replication": [],
-    }
+_EMPTY: dict[str, Any] = {
+    "tables": [],
+    "partitions": [],
+    "horizons": [],
+    "placements": [],
+    "replication": [],
+}
+
+
+def _server(topology: Topology, name: str) -> dict[str, Any] | ShardError:
     try:
         with db.session(topology, name) as connection:
             version = connection.info.parameter_status("server_version")
             if not journal.exists(connection, name):
-                return {**empty, "version": version}
+                return {**_EMPTY, "version": version}
             params = {"topology": topology.name, "namespace": topology.namespace}
             found: dict[str, Any] = {
                 "tables": _rows(connection, "tables", params),
@@ -88,8 +101,8 @@ def _server(topology: Topology, name: str) -> dict[str, Any]:
                 found["replication"] = _rows(connection, "replication", params)
                 found["run"] = _last_run(connection, topology.name)
             return found
-    except CannotConnect as error:
-        return {**empty, "error": error.message, "hint": error.hint}
+    except ShardError as error:
+        return error
 
 
 def _horizons(
@@ -106,6 +119,15 @@ def _horizons(
         for r in rows
         if r["bound"] is not None and not r["detach_pending"]
     ]
+    ends = list(cuts(topology, server, attached, row["now"], {}))
+    retired: list[Retired] = []
+    if any(cut.horizon.low for cut in ends):
+        query = queries("introspect")["retired"]
+        retired = [
+            Retired(**r) for r in connection.execute(query, {"topology": topology.name}).fetchall()
+        ]
+    absent = {cut.table: missing(cut, retired) for cut in ends}
+    reasons = {table: None if r is None else gone(r) for table, r in absent.items()}
     return [
         {
             "server": server,
@@ -113,8 +135,9 @@ def _horizons(
             "table": cut.logical,
             "partitions": cut.partitions,
             **horizon_json(cut.horizon),
+            "reason": reasons[cut.table],
         }
-        for cut in cuts(topology, server, attached, row["now"], {})
+        for cut in ends
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from protocol import SCHEMA, World, layout
+from protocol import SCHEMA, Layout, World, layout
 from test_archive import (
     RICH,
     copied,
@@ -93,7 +93,7 @@ def test_rows_come_back_and_go_again(tmp_path: Path, clusters: Clusters) -> None
     assert {e.state for e in listing(world.load(what), verify=True)[0]} == {"archived"}
 
 
-def test_a_detach_that_is_taken_back(world: World) -> None:
+def test_a_detach_that_is_taken_back(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     """Before the archive there is none to restore; what the messages say brings the rows back."""
     what = layout({"s1": ["a"]}, tables=kept())
     world.apply(what)
@@ -102,9 +102,10 @@ def test_a_detach_that_is_taken_back(world: World) -> None:
     # Detached by a clock that runs ahead, and still in its grace.
     assert maintain(world, what, months(now_of(world), 3)).done
     report = maintain(world, what)
-    (said,) = [n for n in report.notices if " fail, as no partition is there" in n]
+    (said,) = [n for n in report.notices if n.startswith("inserts into")]
     assert f'partition "{name}", which is retired' in said
     assert "ATTACH PARTITION" in said
+    told(world, what, said, capfd)
     with pytest.raises(ArchiveError, match="detached and not archived") as error:
         restore(world.load(what), name)
     assert error.value.code == "PS548"
@@ -112,12 +113,24 @@ def test_a_detach_that_is_taken_back(world: World) -> None:
     statement = re.findall(r"ALTER TABLE .*\(…\)", error.value.hint or "")[0]
     world.execute(statement.replace("…", f"'{start}Z'", 1).replace("…", f"'{end}Z'", 1))
     assert world.value("SELECT count(*) FROM log_s1") == 1
-    assert not [n for n in maintain(world, what).notices if " fail" in n]
+    assert not [n for n in maintain(world, what).notices if n.startswith("inserts into")]
     assert pending(world, what) == []
     # Expired again by that clock, it is retired like any other, and then comes from its archive.
     expire(world, what)
-    (said,) = [n for n in maintain(world, what).notices if " fail, as no partition is there" in n]
+    (said,) = [n for n in maintain(world, what).notices if n.startswith("inserts into")]
     assert "`archive restore` brings it back" in said
+    told(world, what, said, capfd)
+
+
+def told(world: World, what: Layout, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Status says of the table what the notice of a run says: another run would not help."""
+    reason = said.partition(": ")[2]
+    file = str(written(world, what))
+    assert run(["status", file, "--output", "json"]) == 0
+    (horizon,) = json.loads(capfd.readouterr().out)["horizons"]
+    assert (horizon["low"], horizon["reason"]) == (True, reason)
+    assert run(["status", file]) == 0
+    assert f"LOW: {reason}" in capfd.readouterr().out
 
 
 def test_attach_scans_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from parlant_shard import apply as running
-from parlant_shard import cli, local, workspace
+from parlant_shard import cli, db, local, workspace
 from parlant_shard.cli import shell
 from servers import Cluster, Clusters, database_name, scratch_directory
 
@@ -427,6 +427,33 @@ def test_a_wrong_password(bench: Bench, core: str, owner: str) -> None:
         pytest.skip("the server trusts everybody")
 
 
+def test_what_refuses_a_log_in_is_told_in_one_line(bench: Bench, core: str, roles: Roles) -> None:
+    """Causes that we have no words for: PostgreSQL's own, without what libpq puts around them."""
+    locked = roles.make(roles.made[0][0])
+    execute(core, f"ALTER ROLE {locked} NOLOGIN")
+    crowded = roles.make(roles.made[0][0], "CONNECTION LIMIT 0")
+    closed, maintenance = database_name(core), make_conninfo(core, dbname="postgres")
+    causes = {
+        login(maintenance, locked): f'role "{locked}" is not permitted to log in',
+        login(maintenance, crowded): f'too many connections for role "{crowded}"',
+        core: f'database "{closed}" is not currently accepting connections',
+    }
+    execute(maintenance, f"ALTER DATABASE {closed} ALLOW_CONNECTIONS false")
+    try:
+        for dsn, cause in causes.items():
+            bench.write({"core": dsn})
+            bench.refuses(
+                "plan",
+                bench.file,
+                exit_code=5,
+                code="PS401",
+                message=f'cannot connect to server "core" at {address(core)}: {cause}',
+                hint=f"look at the server's log {WHERE}",
+            )
+    finally:
+        execute(maintenance, f"ALTER DATABASE {closed} ALLOW_CONNECTIONS true")
+
+
 def test_a_server_that_accepts_and_never_answers(bench: Bench) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         port = silent.getsockname()[1]
@@ -624,6 +651,116 @@ def test_a_role_that_may_not_see_our_schema(
         error = json.loads(seen.err)["error"]
         assert "parlant_shard" in error["message"]
         assert error["hint"]
+
+
+def test_a_missing_right_names_the_role_and_the_grant(bench: Bench, core: str, plain: str) -> None:
+    bench.write({"core": core})
+    bench.apply()
+    database = database_name(core)
+    execute(core, f"GRANT USAGE ON SCHEMA parlant_shard TO {plain}")
+    bench.write({"core": login(core, plain)})
+
+    def refused(hint: str, table: str) -> None:
+        bench.refuses(
+            "status",
+            bench.file,
+            exit_code=4,
+            code="PS403",
+            message=f'server "core", reading its catalogue, as role "{plain}": '
+            f"permission denied for table {table}",
+            hint=hint,
+        )
+
+    for table in ("object", "placement", "run"):
+        statement = f"GRANT SELECT ON parlant_shard.{table} TO {plain}"
+        refused(f'in database "{database}" of server "core": {statement}', table)
+        execute(core, statement)
+    bench.ok("status", bench.file)
+    # Not certain: a table of that name is elsewhere too.
+    elsewhere = 'CREATE SCHEMA "else"; CREATE TABLE "else".run ()'
+    execute(core, f"REVOKE SELECT ON parlant_shard.run FROM {plain}", elsewhere)
+    refused("connect as a role that may, or grant it", "run")
+    execute(core, 'DROP SCHEMA "else" CASCADE')
+    # Behind the wall no right is advised.
+    bench.write({"core": login(core, plain)}, extra="isolation: {rls: true, role: somebody}\n")
+    refused("connect as a role that may; isolation.rls withholds some rights on purpose", "run")
+
+
+@pytest.mark.parametrize(
+    ("statement", "grant"),
+    [
+        ("SELECT * FROM hidden.x", "USAGE ON SCHEMA hidden"),
+        ("CREATE TABLE open.x ()", "CREATE ON SCHEMA open"),
+        ("CREATE SCHEMA more", "CREATE ON DATABASE {database}"),
+        (
+            "CREATE SERVER x FOREIGN DATA WRAPPER postgres_fdw",
+            "USAGE ON FOREIGN DATA WRAPPER postgres_fdw",
+        ),
+        ('CREATE FOREIGN TABLE open.y (a int) SERVER "Far"', 'USAGE ON FOREIGN SERVER "Far"'),
+        ("DELETE FROM open.readable", None),
+        ("SELECT * FROM pg_catalog.pg_authid", None),
+        ("DROP TABLE open.readable", None),
+    ],
+)
+def test_the_grant_that_helps(core: str, plain: str, statement: str, grant: str | None) -> None:
+    execute(
+        core,
+        f"CREATE SCHEMA hidden; CREATE SCHEMA open; GRANT USAGE ON SCHEMA open TO {plain}",
+        f"CREATE TABLE open.readable (); GRANT SELECT ON open.readable TO {plain}",
+        "CREATE EXTENSION postgres_fdw",
+        'CREATE SERVER "Far" FOREIGN DATA WRAPPER postgres_fdw',
+    )
+    name = database_name(core)
+    if "open.y" in statement:
+        execute(core, f"GRANT CREATE ON SCHEMA open TO {plain}")
+    with db.connect(login(core, plain), server="core") as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as denied:
+            connection.execute(statement.encode())
+        said = db.wrap(
+            denied.value, server="core", doing="trying", connection=connection, reads=True
+        )
+        assert said.message.startswith(f'server "core", trying, as role "{plain}": ')
+        if grant is None:
+            assert said.hint == "connect as a role that may, or grant it"
+            return
+        granted = f"GRANT {grant.format(database=name)} TO {plain}"
+        assert said.hint == f'in database "{name}" of server "core": {granted}'
+        execute(core, granted)
+        if "hidden" in statement:
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                connection.execute(statement.encode())
+        else:
+            connection.execute(statement.encode())
+
+
+@pytest.mark.matrix
+def test_status_shows_what_the_other_servers_give(
+    bench: Bench, core: str, east: str, owner: str, plain: str
+) -> None:
+    bench.write({"core": core, "east": east}, TWO)
+    bench.apply()
+    for lost in ("core", "east"):
+        refusing = {"core": core, "east": east}
+        refusing[lost] = login(refusing[lost], plain)
+        bench.write(refusing, TWO)
+        seen = bench.run("status", bench.file, "--output", "json")
+        assert seen.code == 1
+        error = json.loads(seen.err)["error"]
+        assert error["code"] == "PS413"
+        assert error["message"].startswith(f'server "{lost}": role "{plain}" may not use schema')
+        assert error["hint"].startswith(f'connect as "{owner}"')
+        found = json.loads(seen.out)
+        by_name = {s["server"]: s for s in found["servers"]}
+        assert by_name[lost]["error"] == error["message"]
+        assert [s for s in by_name.values() if "error" in s] == [by_name[lost]]
+        tables = {s["server"]: (s["tables"], s["rows"]) for s in found["shards"]}
+        assert tables.pop(lost) == (0, None)
+        assert list(tables.values()) == [(2, 0)]
+        text = bench.run("status", bench.file)
+        assert text.code == 1
+        assert f'error PS413: server "{lost}"' in text.err
+        assert ("Last run: not known" in text.out) is (lost == "core")
+        assert "Last run: none" not in text.out
 
 
 def test_no_right_to_postgres_fdw(bench: Bench, core: str, east: str, plain: str) -> None:

@@ -356,6 +356,31 @@ def test_the_command_line(world: World, capfd: pytest.CaptureFixture[str], tmp_p
     assert "inserts fail from" in capfd.readouterr().out
 
 
+def test_a_moment_far_ahead_is_noticed(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    what = layout({"s1": ["a"]}, tables=cut())
+    world.apply(what)
+    topology, clock = world.load(what), now_of(world)
+
+    def said(now: datetime | None, **more: Any) -> list[str]:
+        report = upkeep.maintain(topology, now=now, **more)
+        assert report.failures == []
+        return [n for n in report.to_json()["notices"] if "--now" in n]
+
+    for days in (None, -400, -1, 0, 0.9):
+        assert said(None if days is None else clock + timedelta(days=days)) == []
+    far = clock + timedelta(days=2, hours=1)
+    assert said(far, dry_run=True) == []
+    (notice,) = said(far)
+    assert notice == (
+        "--now is 2 days ahead of the server's clock: retention and grace go by it, and what it "
+        "retires is retired for good (--dry-run shows it)"
+    )
+    text = topology.file.read_text().replace("${core}", world.dsn("core").replace("'", "\\'"))
+    topology.file.write_text(text)
+    assert run(["maintain", str(topology.file), "--now", f"{far.isoformat()}Z"]) == 0
+    assert f"notice: {notice}" in capfd.readouterr().out
+
+
 def test_moments() -> None:
     noon = datetime(2027, 1, 31, 12)
     for text in ("2027-01-31T12:00:00Z", "2027-01-31 12:00", "2027-01-31T14:00+02:00"):

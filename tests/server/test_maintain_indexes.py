@@ -198,6 +198,38 @@ def test_an_index_of_a_window_leaves_old_partitions(world: World) -> None:
     settled(world, what)
 
 
+@pytest.mark.parametrize("whole", ["log_all_idx", "log_zzz_idx"])
+def test_an_index_of_a_window_beside_one_of_the_schema(world: World, whole: str) -> None:
+    """The same to PostgreSQL: what ATTACH takes must be the schema's, or names get mixed up."""
+    what = layout(
+        {"s1": ["a"]},
+        ddl=f"{SCHEMA}CREATE INDEX {whole} ON log (body, at DESC);\n",
+        tables=cut("1 day", 1),
+        indexes={
+            "log_recent_idx": {"on": "log", "columns": ["body", "at desc"], "window": "1 day"}
+        },
+    )
+    world.apply(what)
+    maintain(world, what)
+    settled(world, what)
+    for days in (1, 3):
+        now = now_of(world) + timedelta(days=days)
+        maintain(world, what, now)
+        assert [s.title for s in maintain(world, what, now).plan.steps] == []
+        found = world.rows(
+            "SELECT i.relname::text, x.inhparent::regclass::text FROM pg_class i "
+            "LEFT JOIN pg_inherits x ON x.inhrelid = i.oid "
+            "WHERE i.relkind = 'i' AND i.relname ~ '^log_s1_p.*(all|zzz|recent)_idx$' ORDER BY 1"
+        )
+        attached = {name for name, parent in found if parent is not None}
+        assert attached == {name for name, _ in found if name.endswith(whole.removeprefix("log_"))}
+        assert attached
+        recent = [name for name, parent in found if parent is None]
+        assert recent == [
+            f"log_s1_p{now + timedelta(days=d):%Y%m%d}_recent_idx" for d in (-1, 0, 1)
+        ]
+
+
 def test_an_index_of_a_window_on_a_plain_table(world: World) -> None:
     schema = SCHEMA.replace("size integer DEFAULT 0", "size integer DEFAULT 0, made timestamptz")
     indexes = {

@@ -57,7 +57,7 @@ def status(
     else:
         typer.echo(render.status_text(found))
     for server in failed:
-        complain("PS401", server["error"], server["hint"])
+        complain(server["code"], server["error"], server["hint"])
     if failed and len(failed) == len(found["servers"]):
         return Exit.CANNOT_CONNECT
     return Exit.FAILED if failed else Exit.DONE

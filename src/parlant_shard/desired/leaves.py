@@ -101,8 +101,9 @@ class Leaves(ShardTables):
                 replace(k, name=leaf_item(name, logical, k.name))
                 for k in (*table.keys, *self._extra_keys(base, logical))
             ),
+            # ATTACH takes the oldest index that fits: not one of its own of the same definition.
             indexes=tuple(
-                [replace(i, name=leaf_item(name, logical, i.name)) for i in own] + attached
+                attached + [replace(i, name=leaf_item(name, logical, i.name)) for i in own]
             ),
             triggers=(),
             options=table.options,

@@ -62,7 +62,8 @@ def like(
             replace(k, name=renamed(sibling.name, name, k.name), valid=True, inherited=False)
             for k in sibling.keys
         ),
-        indexes=(*own, *attached),
+        # ATTACH takes the oldest index that fits, and one of its own may be of the same definition.
+        indexes=(*attached, *own),
         triggers=(),
         grants=sibling.grants,
         options=sibling.options,

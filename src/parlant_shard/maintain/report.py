@@ -14,7 +14,7 @@ from parlant_shard import db
 from parlant_shard.archive import Archived
 from parlant_shard.catalog import Retired
 from parlant_shard.errors import Exit, ShardError
-from parlant_shard.horizon import Cut, cuts, horizon_json, utc
+from parlant_shard.horizon import Cut, cuts, gone, horizon_json, missing, utc
 from parlant_shard.maintain.model import Found, Moved
 from parlant_shard.maintain.site import Site
 from parlant_shard.observe import ShardTable, figures_of, table_metrics
@@ -118,10 +118,10 @@ class Report:
                 fail = f"will fail from {cut.horizon.until} UTC on"
                 if cut.horizon.until == self.now:
                     fail = "fail, as no partition is there for rows of now"
-                gone = self.retired.get((cut.server, cut.table))
+                row = self.retired.get((cut.server, cut.table))
                 found.append(
                     f'inserts into "{cut.table}" on server "{cut.server}" {fail}'
-                    + ("" if gone is None else _gone(gone))
+                    + ("" if row is None else f": {gone(row)}")
                 )
         due = [w for w in self.waiting if w.archive and w.due <= self.now]
         found += [
@@ -199,15 +199,6 @@ class Report:
         }
 
 
-def _gone(row: Retired) -> str:
-    """Why the run makes no partition where one is missing, and what brings it back."""
-    back = "`archive restore`" if row.archive is not None else "ALTER TABLE … ATTACH PARTITION"
-    return (
-        f': that time belongs to partition "{row.name}", which is retired and not made again; '
-        f"{back} brings it back"
-    )
-
-
 def figures(
     report: Report,
     topology: Topology,
@@ -233,7 +224,10 @@ def figures(
             if sizes:
                 report.sizes += _sizes(topology, site)
             retired = site.retired()
-            _explain(report, site.server, retired)
+            for cut in report.cuts:
+                row = missing(cut, retired) if cut.server == site.server else None
+                if row is not None:
+                    report.retired[cut.server, cut.table] = row
             for row in retired:
                 partition = topology.partition_of(row.logical)
                 if not row.present or row.state != "detached" or row.detached_at is None:
@@ -253,17 +247,6 @@ def figures(
             report.failures.append(Failure.of(wrapped, server=site.server))
         if not report.dry_run:
             _sample(report, site)
-
-
-def _explain(report: Report, server: str, retired: Iterable[Retired]) -> None:
-    """Find the retired partition that is missing where the partitions of a table end."""
-    ends = {c.table: c.horizon.until for c in report.cuts if c.server == server and c.horizon.low}
-    for row in retired:
-        until = ends.get(row.parent)
-        if until is None or row.state not in {"detached", "archived"}:
-            continue
-        if (row.lower or datetime.min) <= until < (row.upper or datetime.max):
-            report.retired[server, row.parent] = row
 
 
 def _sample(report: Report, site: Site) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import psycopg
@@ -90,6 +90,8 @@ def maintain(
         found = run.read()
         clock = now or run.clock(found)
         plan, work, notices = _plan(topology, found, clock, move)
+        if found and not dry_run:
+            notices += _ahead(clock, run.clock(found))
         confirm(plan)
         report = Report(
             topology=topology.name,
@@ -112,6 +114,17 @@ def maintain(
         figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
         return report
+
+
+def _ahead(now: datetime, clock: datetime) -> list[str]:
+    """What a moment far in the future does that cannot be taken back."""
+    if now - clock <= timedelta(days=1):
+        return []
+    days = (now - clock).days
+    return [
+        f"--now is {days} {'day' if days == 1 else 'days'} ahead of the server's clock: retention "
+        "and grace go by it, and what it retires is retired for good (--dry-run shows it)"
+    ]
 
 
 def _note(entry: trail.Entry, report: Report) -> None:
@@ -271,7 +284,9 @@ class _Run:
                     fingerprint=plan.fingerprint,
                 )
         except psycopg.Error as error:
-            wrapped = db.wrap(error, server=site.server, doing="recording the run")
+            wrapped = db.wrap(
+                error, server=site.server, doing="recording the run", connection=site.connection
+            )
             self.failed[site.server] = wrapped
             report.failures.append(Failure.of(wrapped, server=site.server))
             return False

@@ -112,7 +112,13 @@ class Site:
             end_dead_sessions(self.connection, self.server, listener, wait=LEFTOVER_WAIT)
             return self._patiently(listener)
         except psycopg.Error as error:
-            raise db.wrap(error, server=self.server, doing="reading its catalogue") from error
+            raise db.wrap(
+                error,
+                server=self.server,
+                doing="reading its catalogue",
+                connection=self.connection,
+                walled=self.topology.isolation.rls,
+            ) from error
 
     def _patiently(self, listener: Listener) -> Found:
         """PostgreSQL deparses no definition of a table that somebody has locked: outlast that."""

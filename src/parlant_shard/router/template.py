@@ -139,7 +139,7 @@ def _read(sql: str, given: Given) -> tuple[Text, Tokens, Node, int]:
             "send one statement a call",
         )
     _check_characters(text, tokens)
-    text = _check_placeholders(text, tokens)
+    text = _check_placeholders(text, tokens, given)
     if text.style is Style.NONE and given is Given.MAPPING:
         text = replace(text, style=Style.NAMED)  # psycopg takes no sequence beside a mapping
     tree: Node = statements[0]["stmt"]
@@ -207,8 +207,8 @@ def _check_characters(text: Text, tokens: Tokens) -> None:
             )
 
 
-def _check_placeholders(text: Text, tokens: Tokens) -> Text:
-    """Every placeholder must be a parameter for PostgreSQL, and of one style."""
+def _check_placeholders(text: Text, tokens: Tokens, given: Given) -> Text:
+    """Every placeholder must be a parameter for PostgreSQL, and of the style of the values."""
     found = {(t.start, t.end) for t in tokens.tokens if t.kind == PARAM}
     for hole in text.holes:
         if hole.server not in found:
@@ -217,6 +217,19 @@ def _check_placeholders(text: Text, tokens: Tokens) -> Text:
                 "a placeholder stands inside a literal, a comment or a name",
                 'a percent sign that is none is written "%%"',
             )
+    positional = text.style is Style.POSITIONAL or (text.style is Style.NONE and found)
+    if positional and given is Given.MAPPING:
+        raise Refusal(
+            "PS620",
+            "the statement has positional placeholders, and the parameters are an object of names",
+            'give a list of values, in their order, or write every value as "%(name)s"',
+        )
+    if text.style is Style.NAMED and given is Given.SEQUENCE:
+        raise Refusal(
+            "PS620",
+            "the statement has named placeholders, and the parameters are no object of names",
+            'give every value under its name, or write every value as "%s"',
+        )
     if text.style is Style.NONE and found:
         highest = max(int(text.server[start + 1 : end]) for start, end in found)
         if not 0 < highest <= 65535 or text.escaped:

@@ -401,6 +401,45 @@ def check_merged(topology: Topology) -> Iterator[Problem]:
                 hint="name the column of the window: by: created_at",
                 path=(*path, "window"),
             )
+    yield from _same_indexes(topology)
+
+
+def _same_indexes(topology: Topology) -> Iterator[Problem]:
+    """Yield entries that are one index to PostgreSQL, on the partitions, and differ in `window`.
+
+    It attaches the partition's index of one to the partitioned index of the other.
+    """
+    seen: dict[tuple[object, ...], list[str]] = {}
+    for name, index in topology.indexes.items():
+        options = topology.tables.get(index.on)
+        if options is None or options.partition is None:
+            continue
+        if index.window is not None and index.by not in {None, options.partition.by}:
+            continue  # its condition has a date
+        columns = tuple(
+            (c.name, c.descending, c.nulls or ("first" if c.descending else "last"))
+            for c in index.index_columns
+        )
+        where = None if index.where is None else " ".join(index.where.split())
+        same = (index.on, columns, where, index.using, index.unique, index.include)
+        seen.setdefault(same, []).append(name)
+    for names in seen.values():
+        # What a preset adds gives way by itself to an index that the table has anyway.
+        stated = [n for n in names if topology.states(f"indexes.{n}")]
+        windowed = [n for n in stated if topology.indexes[n].window is not None]
+        others = [n for n in names if n in stated or topology.indexes[n].window is not None]
+        for name in windowed[-1:]:
+            other = next((n for n in others if n != name), None)
+            if other is not None:
+                yield Problem(
+                    code=Code.CONTRADICTION,
+                    message=f'index "{name}" has a window, and on the partitions of '
+                    f'"{topology.indexes[name].on}" it is the same index as "{other}"',
+                    hint=f'keep one of the two: "{other}" has the rows of the window too'
+                    if topology.indexes[other].window is None
+                    else f'keep one of the two: give "{other}" the longer window',
+                    path=("indexes", name, "window"),
+                )
 
 
 def check_schema(topology: Topology, declared: Mapping[str, DeclaredTable]) -> Iterator[Problem]:
