@@ -13,7 +13,7 @@ from statistics import median
 
 import pytest
 import typer
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parlant_shard.cli import app
@@ -106,7 +106,7 @@ def test_level_inflow_is_linear_growth(rate: float, weeks: int, seed: int, noise
 
 @settings(max_examples=20)
 @given(
-    rate=st.floats(0.003, 0.02),
+    rate=st.floats(0.005, 0.02),  # less can hardly be told from a line
     weeks=st.integers(30, 104),
     seed=st.integers(0, 10_000),
     start=st.floats(200, 1e5),
@@ -131,8 +131,8 @@ def test_exponential_inflow(rate: float, weeks: int, seed: int, start: float) ->
     seed=st.integers(0, 10_000),
 )
 def test_linear_sizes(slope: float, days: int, every: int, seed: int) -> None:
-    series = sizes(lambda d: 1e9 * max(0.01, 1 + slope * d), days, every=every, seed=seed)
-    assume(slope * days < 0.95)
+    slope = min(slope, 0.95 / days)  # there was something at the beginning
+    series = sizes(lambda d: 1e9 * (1 + slope * d), days, every=every, seed=seed)
     growth = known(of_levels(series, 1e9))
     assert growth.law is Law.LINEAR
     assert growth.per_month[1] == about(1e9 * slope * MONTH)

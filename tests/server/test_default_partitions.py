@@ -443,7 +443,7 @@ def test_copies_of_a_killed_run_go(world: World) -> None:
     put(world, OLD)
     now = now_of(world)
     file = written(world, what)
-    assert killed(file, now, "exchange", 1, move=10, limit=1, ends=False) == 1
+    assert killed(file, now, "start exchange", 1, move=10, limit=1, ends=False) == 1
     assert leftovers(world) != []
     maintain(world, what, now)
     assert leftovers(world) == []

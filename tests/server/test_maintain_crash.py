@@ -97,7 +97,7 @@ def attempt(number):
     def listen(name, step, text):
         event(name)
         if name == "start":
-            event(step.title.partition(" ")[0])
+            event("start " + step.title.partition(" ")[0])
 
     report = maintain.maintain(
         topology,
@@ -124,8 +124,8 @@ def killed(
 ) -> int:
     """Maintain again and again, each time killed at an event, `more` events later each time.
 
-    An event is what the listener is told, `record`, or the first word of the title of a step that
-    starts. Options are those of `kills`.
+    An event is what the listener is told, `record`, or `start` and the first word of the title of a
+    step that starts. Options are those of `kills`.
     """
     return kills(KILLER, file, now.isoformat(), moment, count, more, move, **options)
 
