@@ -152,6 +152,15 @@ class World:
 
     # --- the stages ------------------------------------------------------------------------------
 
+    def interrupt_detach(self, table: str, partition: str) -> None:
+        """Leave a detach between its two transactions, as a cancel while it waits does."""
+        with self.connect() as reader, self.connect() as detaching:
+            reader.execute("BEGIN")
+            reader.execute(f"SELECT count(*) FROM {table}")
+            detaching.execute("SET statement_timeout = '300ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                detaching.execute(f"ALTER TABLE {table} DETACH PARTITION {partition} CONCURRENTLY")
+
     def load(self, what: Layout | str) -> Topology:
         """Write the files of a layout and read the topology as a user would."""
         what = Layout(text=what) if isinstance(what, str) else what

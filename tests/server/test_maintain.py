@@ -268,12 +268,7 @@ def test_a_pending_detach_is_finalised(world: World) -> None:
     start = now_of(world)
     put(world, start)
     name = f"log_s1_p{months(start, -1):%Y%m%d}"
-    with world.connect() as reader, world.connect() as detaching:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM log_s1")
-        detaching.execute("SET statement_timeout = '300ms'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            detaching.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name} CONCURRENTLY")
+    world.interrupt_detach("log_s1", name)
     now = months(start, 1)
     report = maintain(world, what, now)
     assert report.plan.steps[0].title == (f'finalise the interrupted detach of partition "{name}"')
@@ -287,12 +282,7 @@ def test_a_pending_detach_that_cannot_be_finalised_stops_no_premake(world: World
     world.apply(what)
     start = now_of(world)
     name = f"log_s1_p{months(start, -1):%Y%m%d}"
-    with world.connect() as reader, world.connect() as detaching:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM log_s1")
-        detaching.execute("SET statement_timeout = '300ms'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            detaching.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name} CONCURRENTLY")
+    world.interrupt_detach("log_s1", name)
     world.execute("ALTER TABLE log_s1 ADD COLUMN late integer")
     report = upkeep.maintain(world.load(what), now=months(start, 1))
     if world.clusters.get(0).major >= 18:

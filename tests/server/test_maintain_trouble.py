@@ -247,13 +247,7 @@ def test_a_detach_of_somebody_else_is_told(world: World) -> None:
     what = layout({"s1": ["a"]}, tables=cut("1 month", 2))
     world.apply(what)
     name = f"log_s1_p{months(now_of(world), 0):%Y%m%d}"
-    with world.connect() as reader, world.connect() as other:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM log_s1")
-        other.execute("SET statement_timeout = '300ms'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            other.execute(f"ALTER TABLE log_s1 DETACH PARTITION {name} CONCURRENTLY")
-        reader.execute("ROLLBACK")
+    world.interrupt_detach("log_s1", name)
     report = maintain(world, what)
     assert [n for n in report.notices if name in n and "detached by somebody else" in n]
     assert not maintain(world, what).notices
