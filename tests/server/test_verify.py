@@ -14,91 +14,36 @@ from pathlib import Path
 
 import pytest
 from protocol import SCHEMA, World, layout
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import Identifier, Literal
 from rls_world import roles
 from test_archive import retired
 from test_maintain import cut, maintain, months, now_of
-from verified import SECRET, TABLES, audit, fill, found, key, sharded
-from verify_cases import CASES, FREELY, HAVE, Case, publication, unchecked
+from verified import SECRET, TABLES, audit, fill, found, key, lasting, sharded
+from verify_cases import CASES, FREELY, Case, filled_in, publication, unchecked
 
 from parlant_shard.cli import run
-from parlant_shard.db import Connection
 from parlant_shard.desired import check_name
 from parlant_shard.errors import Exit, PrivilegeError, ShardError, TopologyError
-from parlant_shard.locks import lock_is_free
 from parlant_shard.names import suffixed
 from parlant_shard.privacy import purge
 from parlant_shard.shardmap import bucket
 from parlant_shard.verify import CHECKS, Finding, Report
 from parlant_shard.verify.checks import OF_ROWS
-from parlant_shard.verify.read import Seen
-from parlant_shard.verify.run import _DEFINITIONS
 from servers import Clusters
 
 pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, clusters=2, logical=True)]
-
-HOMES = {"a": ("core", "s1"), "b": ("core", "s1"), "c": ("east", "s2"), "d": ("east", "s3")}
-
-
-class Kept(World):
-    """A world that outlives the test that made it."""
-
-    def dsn(self, server: str) -> str:
-        if server not in self.dsns:
-            cluster = self.clusters.get(len(self.dsns) % self.over)
-            self.dsns[server] = cluster.new_database("verify", keep=True)
-        return self.dsns[server]
 
 
 @pytest.fixture(scope="module")
 def world(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Give a cluster that every test leaves as it found it."""
-    kept = Kept(tmp_path_factory.mktemp("verify"), clusters, over=2)
-    kept.apply(sharded())
-    fill(kept, HOMES)
-    yield kept
-    report = audit(kept, sharded())
-    assert (found(report), report.ok) == (set(), True)
+    yield from lasting(tmp_path_factory.mktemp("verify"), clusters)
 
 
 def normal(report: Report) -> set[str]:
     """What was found, whatever the month."""
     return {re.sub(r"_p\d{8}", "_p", f) for f in found(report)}
-
-
-def _filled_in(world: World, case: Case, statements: tuple[str, ...]) -> list[str]:
-    leaves = world.rows(
-        "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
-        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'log_s1'::regclass ORDER BY 1"
-    )
-    now, following = leaves[0], leaves[-1]
-    subscription = world.rows(
-        "SELECT subname FROM pg_subscription s JOIN pg_database d "
-        "ON d.oid = s.subdbid AND d.datname = current_database()",
-        server="east",
-    )[0][0]
-    definition = ""
-    if case.table:
-        definition = world.value(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
-            f"WHERE conrelid = '{case.table}'::regclass AND conname LIKE '%workspace_check'",
-            server=case.server,
-        )
-    values = {
-        "{leaf}": now[0],
-        "{next}": following[0],
-        "{create next}": f"CREATE TABLE {following[0]} PARTITION OF log_s1 {following[1]}",
-        "{check}": definition,
-        "{subscription}": f"ALTER SUBSCRIPTION {subscription}",
-    }
-    found = []
-    for text in statements:
-        statement = text
-        for name, value in values.items():
-            statement = statement.replace(name, value)
-        found.append(statement)
-    return found
 
 
 def shows(world: World, finding: Finding) -> None:
@@ -158,7 +103,7 @@ def test_what_is_broken_is_found_and_nothing_else(
 ) -> None:
     if clusters.get(0).major < case.major:
         pytest.skip(f"needs PostgreSQL {case.major}")
-    breaks, mends = (_filled_in(world, case, x) for x in (case.breaks, case.mends))
+    breaks, mends = (filled_in(world, case, x) for x in (case.breaks, case.mends))
     world.execute(*breaks, server=case.server)
     try:
         report = audit(world, sharded())
@@ -183,114 +128,6 @@ def test_every_check_is_documented() -> None:
 
 
 # --- snapshots and locks --------------------------------------------------------------------------
-
-
-def test_one_moment_and_no_lock_that_stays(world: World) -> None:
-    """Rows are judged by the snapshot, and nobody waits for a table that was read."""
-    steps: list[str] = []
-
-    def meanwhile(text: str) -> None:
-        steps.append(text)
-        if text.startswith("definitions"):
-            world.execute(FREELY, "INSERT INTO item_s1 (workspace_id, account_id) "
-                          "VALUES ('a', gen_random_uuid())")  # fmt: skip
-        if text.startswith("federated-rows"):
-            for server, table in (("core", "item_s1"), ("core", "log_s1"), ("east", "item_s2")):
-                world.execute(
-                    "SET lock_timeout = '1s'",
-                    f"DO $$ BEGIN LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; END $$",
-                    server=server,
-                )
-
-    try:
-        report = audit(world, sharded(), say=meanwhile)
-        assert steps[-1].startswith("federated-rows")
-        assert found(report) == set()
-        assert found(audit(world, sharded())) == {"parents core s1 item_s1 a"}
-    finally:
-        world.execute("DELETE FROM item_s1 i WHERE NOT EXISTS "
-                      "(SELECT FROM account_s1 a WHERE a.id = i.account_id)")  # fmt: skip
-
-
-def test_a_copy_that_is_a_moment_behind_is_none_that_differs(world: World) -> None:
-    with world.connect("east") as holder:
-        holder.execute("BEGIN")
-        holder.execute('LOCK TABLE "user" IN SHARE MODE')  # replication waits, readers do not
-        world.execute("""UPDATE "user" SET name = 'Zwei' WHERE id = 'u2'""")
-        looked: list[set[tuple[str, str]]] = []
-
-        def meanwhile(text: str) -> None:
-            if text.startswith("duplicate-key"):
-                looked.append(set(world.rows('SELECT id, name FROM "user"', server="east")))
-                holder.execute("ROLLBACK")
-
-        try:
-            report = audit(world, sharded(), say=meanwhile)
-        finally:
-            world.execute("""UPDATE "user" SET name = 'Two' WHERE id = 'u2'""")
-    assert ("u2", "Two") in looked[0]
-    assert found(report) == set()
-
-
-def test_what_is_mended_meanwhile_is_no_finding(world: World) -> None:
-    """Two servers are never read at one moment, and `apply` may be at work."""
-    world.execute("DELETE FROM parlant_shard.directory WHERE workspace_id = 'a'")
-    world.execute("DROP INDEX item_note_idx_s2", server="east")
-
-    def meanwhile(text: str) -> None:
-        if text.startswith("definitions"):
-            assert "2 findings" in text
-            world.execute("INSERT INTO parlant_shard.directory " + HAVE.format("a", "s1"))
-        if text.startswith("federated-rows"):
-            world.execute("CREATE INDEX item_note_idx_s2 ON item_s2 (note)", server="east")
-
-    report = audit(world, sharded(), say=meanwhile)
-    assert (report.findings, report.failures) == ((), ())
-
-
-def test_no_run_waits_for_a_snapshot_that_waits_for_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that builds an index concurrently goes on while `verify` waits for its end."""
-    world.execute("DROP INDEX item_note_idx_s1")
-    asked: list[bool] = []
-
-    def free(connection: Connection, topology: str) -> bool:
-        assert lock_is_free(connection, topology)
-        if not asked:
-            world.execute(
-                "SET statement_timeout = '20s'",
-                "CREATE INDEX CONCURRENTLY item_note_idx_s1 ON item_s1 (note)",
-            )
-        asked.append(True)
-        return len(asked) > 1
-
-    monkeypatch.setattr("parlant_shard.verify.run.lock_is_free", free)
-    assert found(audit(world, sharded())) == set()
-    assert len(asked) == 2
-
-
-def test_a_partition_that_maintain_drops_meanwhile(world: World) -> None:
-    case = Case("", set(), (), ())
-    drop, create, key = _filled_in(
-        world,
-        case,
-        (
-            "DROP TABLE {next}",
-            "{create next}",
-            "ALTER TABLE {next} ADD CONSTRAINT {next}_pkey PRIMARY KEY (id)",
-        ),
-    )
-
-    def meanwhile(text: str) -> None:
-        if text.startswith("definitions"):
-            world.execute(drop)
-
-    try:
-        report = audit(world, sharded(), say=meanwhile)
-    finally:
-        world.execute(create, key)
-    assert (report.findings, report.failures) == ((), ())
 
 
 def test_apply_mends_what_does_not_show_in_names(world: World, clusters: Clusters) -> None:
@@ -388,7 +225,7 @@ def test_names_that_need_quotes(tmp_path: Path, clusters: Clusters) -> None:
 
 def test_one_workspace_on_every_server(world: World) -> None:
     """What a move left behind is found, and nothing of anybody else."""
-    breaks = _filled_in(
+    breaks = filled_in(
         world,
         Case(
             "",
@@ -456,6 +293,36 @@ def test_buckets(tmp_path: Path, clusters: Clusters) -> None:
 # --- purged workspaces ----------------------------------------------------------------------------
 
 
+def test_parents_by_the_key_alone(tmp_path: Path, clusters: Clusters) -> None:
+    """A copy of the tenants lost one: replication checks no foreign key."""
+    world = World(tmp_path, clusters, over=2)
+    ddl = """
+    CREATE TABLE tenant (workspace_id text PRIMARY KEY);
+    CREATE TABLE room (
+      workspace_id text REFERENCES tenant, number int, PRIMARY KEY (workspace_id, number)
+    );
+    CREATE TABLE item (
+      id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+      workspace_id text NOT NULL REFERENCES tenant (workspace_id), place text, number int,
+      FOREIGN KEY (place, number) REFERENCES room
+    );
+    """
+    tables = {"tenant": {"kind": "reference"}, "room": {"kind": "reference"}}
+    what = layout({"s1": ["a", "b"], "s2": ("east", ["c"])}, ddl=ddl, tables=tables)
+    world.apply(what)
+    world.execute(
+        "INSERT INTO tenant VALUES ('a'), ('c')",
+        "INSERT INTO room VALUES ('a', 1)",
+        "INSERT INTO item_s1 (workspace_id, place, number) VALUES ('a', 'a', 1)",
+    )
+    assert found(audit(world, what)) == set()
+    world.execute(FREELY, "INSERT INTO item_s1 (workspace_id) VALUES ('b'), ('b')")
+    report = audit(world, what)
+    assert found(report) == {"parents core s1 item_s1 b"}
+    assert [f.rows for f in report.findings] == [2]
+    shows(world, report.findings[0])
+
+
 @pytest.mark.parametrize("buckets", [False, True], ids=["listed", "buckets"])
 def test_a_row_of_a_purged_workspace(tmp_path: Path, clusters: Clusters, buckets: bool) -> None:
     """The shard's list or range still has the workspace; the row should be gone all the same."""
@@ -492,59 +359,6 @@ def test_a_row_of_a_purged_workspace(tmp_path: Path, clusters: Clusters, buckets
 
 
 # --- rewrites -------------------------------------------------------------------------------------
-
-
-def rewrite(world: World, table: str, server: str = "core") -> None:
-    world.execute(
-        f"ALTER TABLE {table} ADD COLUMN more float DEFAULT random()",
-        f"ALTER TABLE {table} DROP COLUMN more",
-        server=server,
-    )
-
-
-def test_a_parent_that_is_rewritten_meanwhile(world: World) -> None:
-    """To an older snapshot a rewritten table is empty: its children have not lost their parents."""
-
-    def meanwhile(text: str) -> None:
-        if text.startswith("definitions"):
-            rewrite(world, "account_s1")
-
-    report = audit(world, sharded(), say=meanwhile)
-    assert found(report) == set()
-    # What compares keys of all shards cannot look again, and says so.
-    assert {(f.check, f.server) for f in report.failures} == {("duplicate-key", "core")}
-    assert '"account_s1" of server "core" was rewritten' in report.failures[0].detail
-
-
-def test_what_is_wrong_in_a_table_that_is_rewritten_meanwhile(world: World) -> None:
-    """It is no all-clear that an older snapshot sees no rows."""
-    mine, other = key("c", "account"), key("a", "account")
-    world.execute(
-        FREELY,
-        f"UPDATE account_s2 SET tariff = 99, creator = 'nobody' WHERE id = '{mine}'",
-        f"INSERT INTO account_s2 (id, workspace_id) VALUES ('{other}', 'c')",
-        server="east",
-    )
-
-    def meanwhile(text: str) -> None:
-        if text.startswith("definitions"):
-            rewrite(world, "account_s2", "east")
-            rewrite(world, '"user"')
-            rewrite(world, '"user"', "east")
-
-    try:
-        report = audit(world, sharded(), say=meanwhile)
-        assert found(report) == {"parents east s2 account_s2 c"}
-        details = sorted(f.detail for f in report.findings)
-        assert [d.split('"')[1] for d in details] == ["tariff", "user"]
-        failed = {(f.check, f.detail.split('"')[1]) for f in report.failures}
-        assert failed == {("duplicate-key", "account_s2"), ("reference-rows", "user")}
-    finally:
-        world.execute(
-            f"DELETE FROM account_s2 WHERE id = '{other}'",
-            f"UPDATE account_s2 SET tariff = 1, creator = 'u1' WHERE id = '{mine}'",
-            server="east",
-        )
 
 
 # --- row-level security ---------------------------------------------------------------------------
@@ -826,142 +640,6 @@ def test_a_role_that_does_not_see_every_row(world: World, clusters: Clusters) ->
         for index in (0, 1):
             with clusters.get(index).connect() as connection:
                 connection.execute(f"DROP ROLE {role}".encode())
-
-
-# --- a server that dies, a link that is broken ----------------------------------------------------
-
-
-def _die(world: World, server: str) -> None:
-    """End the sessions of `verify` on a server, and let none begin."""
-    admin = world.clusters.get(list(world.dsns).index(server))
-    name = str(conninfo_to_dict(world.dsn(server))["dbname"])
-    with admin.connect() as connection:
-        connection.execute(
-            SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(Identifier(name))
-        )
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = %s AND application_name = 'parlant-shard verify'",
-            [name],
-        )
-
-
-def _rise(world: World, server: str) -> None:
-    admin = world.clusters.get(list(world.dsns).index(server))
-    name = str(conninfo_to_dict(world.dsn(server))["dbname"])
-    with admin.connect() as connection:
-        connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(Identifier(name)))
-
-
-@pytest.mark.parametrize(
-    ("server", "moment"),
-    [
-        ("east", "reading"),
-        ("core", "reading"),
-        ("east", "definitions"),
-        ("east", "east: misplaced-rows: 0 %"),
-        ("core", "core: misplaced-rows"),
-        ("east", "duplicate-key"),
-        ("core", "duplicate-key"),
-    ],
-)
-def test_a_server_that_dies_half_way(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, moment: str
-) -> None:
-    """One failure, what the others said stays, and the next run with the state file goes on."""
-    other = {"core": "east", "east": "core"}[server]
-    many = (
-        "INSERT INTO item_{s} (workspace_id, account_id, note) SELECT '{w}', '{a}', 'many' "
-        "FROM generate_series(1, 3000)"
-    )
-    world.execute(many.format(s="s1", w="a", a=key("a", "account")))
-    world.execute(many.format(s="s2", w="c", a=key("c", "account")), server="east")
-    monkeypatch.setattr("parlant_shard.verify.site._FIRST", 4)
-    monkeypatch.setattr("parlant_shard.verify.site._MOST", 4)
-    monkeypatch.setattr("parlant_shard.verify.run._WORD", -1)
-    state, died = tmp_path / "verify.state", []
-
-    def first(seen: Seen) -> list[Finding]:
-        if moment == "reading" and len(seen.sites) == 2 and not died:
-            meanwhile(moment)
-        return []
-
-    monkeypatch.setattr("parlant_shard.verify.run._DEFINITIONS", (("schema", first), *_DEFINITIONS))
-
-    def meanwhile(text: str) -> None:
-        wanted = moment if "%" not in moment else f"{server}: misplaced-rows: item_"
-        if text.startswith(wanted) and not died:
-            died.append(text)
-            _die(world, server)
-
-    wrong = {"core": ("account_s1", "a"), "east": ("account_s2", "c")}[other]
-    orphan = f"UPDATE {wrong[0]} SET creator = 'nobody' WHERE id = '{key(wrong[1], 'account')}'"
-    try:
-        for breaks, code in ((None, Exit.FAILED), (orphan, Exit.FINDINGS)):
-            if breaks:
-                world.execute(FREELY, breaks, server=other)
-            died.clear()
-            try:
-                report = audit(world, sharded(), say=meanwhile, state=state)
-            finally:
-                _rise(world, server)
-            assert died
-            assert report.exit_code == code
-            said = [(f.server, f.detail.split(",")[0]) for f in report.failures]
-            assert said == [(server, f'server "{server}"')], report.failures
-            assert report.failures[0].hint
-            assert not report.to_json()["complete"]
-            expected = (
-                {f"parents {other} {wrong[0][-2:]} {wrong[0]} {wrong[1]}"} if breaks else set()
-            )
-            assert found(report) == expected
-            done = json.loads(state.read_text(encoding="utf-8"))["done"]
-            assert any(unit.split()[1] == other for unit in done)
-            resumed = audit(world, sharded(), state=state)
-            assert (found(resumed), resumed.failures) == (expected, ())
-            assert not state.exists()
-    finally:
-        world.execute(
-            f"UPDATE {wrong[0]} SET creator = 'u1' WHERE creator = 'nobody'", server=other
-        )
-        world.execute("DELETE FROM item_s1 WHERE note = 'many'")
-        world.execute("DELETE FROM item_s2 WHERE note = 'many'", server="east")
-
-
-def test_a_link_that_is_broken_is_said_once(world: World) -> None:
-    """Not once for each table: one cause, the number of tables, and what to do."""
-    mapping = "USER MAPPING FOR CURRENT_USER SERVER parlant_shard_east"
-    given = dict(
-        option.split("=", 1)
-        for option in world.value(
-            "SELECT umoptions FROM pg_user_mappings WHERE srvname = 'parlant_shard_east' "
-            "AND usename = current_user"
-        )
-    )
-    options = ", ".join(f"{name} '{value}'" for name, value in given.items())
-    port = conninfo_to_dict(world.dsn("east"))["port"]
-    address = "ALTER SERVER parlant_shard_east OPTIONS (SET port '{}')"
-    for breaks, mends, says, hint in (
-        (f"DROP {mapping}", f"CREATE {mapping} OPTIONS ({options})", "user mapping", "CREATE USER"),
-        (
-            f"ALTER {mapping} OPTIONS (SET password 'wrong')",
-            f"ALTER {mapping} OPTIONS (SET password '{given.get('password', '')}')",
-            "password",
-            "ALTER USER MAPPING",
-        ),
-        (address.format(1), address.format(port), "could not connect", "peer_dsn"),
-    ):
-        world.execute(breaks)
-        try:
-            report = audit(world, sharded())
-        finally:
-            world.execute(mends)
-        (failure,) = report.failures
-        assert failure.check == "federated-rows"
-        assert 'reading "account" and 2 more tables' in failure.detail
-        assert says in failure.detail
-        assert hint in str(failure.hint)
-        assert "wrong" not in report.to_text()
 
 
 # --- resuming -------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from protocol import Layout, World, layout
 
 from parlant_shard.verify import Report, verify
+from servers import Clusters
 
 SCHEMA = """
 CREATE TABLE "user" (id text PRIMARY KEY, name text);
@@ -42,6 +45,7 @@ TABLES = {
     "log": {"partition": {"by": "at", "every": "1 month", "premake": 1}},
 }
 LISTED = {"s1": ["a", "b"], "s2": ("east", ["c"]), "s3": ("east", ["d"])}
+HOMES = {"a": ("core", "s1"), "b": ("core", "s1"), "c": ("east", "s2"), "d": ("east", "s3")}
 SECRET = "Nobody-Sees-This-71c0"
 
 
@@ -78,6 +82,26 @@ def fill(world: World, homes: dict[str, tuple[str, str]]) -> None:
                 f"VALUES ('{ids[2]}', '{workspace}', '{ids[1]}', '{SECRET}')",
             ]
         world.execute(*statements, server=server)
+
+
+class Kept(World):
+    """A world that outlives the test that made it."""
+
+    def dsn(self, server: str) -> str:
+        if server not in self.dsns:
+            cluster = self.clusters.get(len(self.dsns) % self.over)
+            self.dsns[server] = cluster.new_database("verify", keep=True)
+        return self.dsns[server]
+
+
+def lasting(directory: Path, clusters: Clusters) -> Iterator[World]:
+    """Give a cluster for all tests of a module, each of which leaves it as it found it."""
+    kept = Kept(directory, clusters, over=2)
+    kept.apply(sharded())
+    fill(kept, HOMES)
+    yield kept
+    report = audit(kept, sharded())
+    assert (found(report), report.ok) == (set(), True)
 
 
 def _await(world: World, server: str, rows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocol import World
 from verified import key
 
 A, C = (key(w, "account") for w in "ac")
@@ -695,6 +696,31 @@ DEFINITIONS = (
         ),
     ),
     Case(
+        "the function of the buckets, beside another of its name",
+        {"shard-check core"},
+        (
+            "CREATE FUNCTION parlant_shard.bucket(workspace varchar) RETURNS int "
+            "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT 0'",
+        ),
+        ("DROP FUNCTION parlant_shard.bucket(varchar)",),
+    ),
+    Case(
+        "an audit trail that a rule keeps empty",
+        {"audit-trail core"},
+        ("CREATE RULE hush AS ON INSERT TO parlant_shard.audit DO INSTEAD NOTHING",),
+        ("DROP RULE hush ON parlant_shard.audit",),
+    ),
+    Case(
+        "an audit trail that a trigger keeps empty",
+        {"audit-trail core"},
+        (
+            "CREATE FUNCTION hush() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER a_hush BEFORE INSERT ON parlant_shard.audit "
+            "FOR EACH ROW EXECUTE FUNCTION hush()",
+        ),
+        ("DROP FUNCTION hush() CASCADE",),
+    ),
+    Case(
         "an audit trail that can be changed",
         {"audit-trail core"},
         ("ALTER TABLE parlant_shard.audit DISABLE TRIGGER audit_refuse",),
@@ -767,3 +793,38 @@ DEFINITIONS = (
     ),
 )
 CASES = (*ROWS, *PLACEMENT, *DEFINITIONS)
+
+
+def filled_in(world: World, case: Case, statements: tuple[str, ...]) -> list[str]:
+    """Put the names and definitions of a cluster in the place of the marks."""
+    leaves = world.rows(
+        "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
+        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'log_s1'::regclass ORDER BY 1"
+    )
+    now, following = leaves[0], leaves[-1]
+    subscription = world.rows(
+        "SELECT subname FROM pg_subscription s JOIN pg_database d "
+        "ON d.oid = s.subdbid AND d.datname = current_database()",
+        server="east",
+    )[0][0]
+    definition = ""
+    if case.table:
+        definition = world.value(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+            f"WHERE conrelid = '{case.table}'::regclass AND conname LIKE '%workspace_check'",
+            server=case.server,
+        )
+    values = {
+        "{leaf}": now[0],
+        "{next}": following[0],
+        "{create next}": f"CREATE TABLE {following[0]} PARTITION OF log_s1 {following[1]}",
+        "{check}": definition,
+        "{subscription}": f"ALTER SUBSCRIPTION {subscription}",
+    }
+    found = []
+    for text in statements:
+        statement = text
+        for name, value in values.items():
+            statement = statement.replace(name, value)
+        found.append(statement)
+    return found

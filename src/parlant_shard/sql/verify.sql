@@ -15,6 +15,10 @@ SELECT pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_si
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
  WHERE c.relname = %(table)s;
 
+-- name: gone
+-- Whether a table is there no more. Names are looked up as they are now, whatever the snapshot.
+SELECT pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', %(namespace)s::text, %(table)s::text)) IS NULL AS gone;
+
 -- name: rewritten
 -- Tables, or partitions of them, that have another file now than this snapshot shows.
 SELECT c.relname AS name
@@ -303,6 +307,18 @@ SELECT t.tgname AS name
      ('audit_append', 'parlant_shard.audit_append', 7),
      ('audit_refuse', 'parlant_shard.audit_refuse', 58))
    AND t.tgqual IS NULL AND t.tgattr::text = '';
+
+-- name: trail_meddlers
+-- What else acts on inserts into the audit trail: triggers and rules that are not ours.
+SELECT 'trigger' AS kind, t.tgname AS name
+  FROM pg_catalog.pg_trigger t
+ WHERE t.tgrelid = pg_catalog.to_regclass('parlant_shard.audit') AND NOT t.tgisinternal
+   AND t.tgname NOT IN ('audit_append', 'audit_refuse')
+UNION ALL
+SELECT 'rule', r.rulename
+  FROM pg_catalog.pg_rewrite r
+ WHERE r.ev_class = pg_catalog.to_regclass('parlant_shard.audit')
+ ORDER BY 1, 2;
 
 -- name: switched_off
 -- Foreign keys of which a trigger is disabled, on either side; nobody sees it in the constraint.

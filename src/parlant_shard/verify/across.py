@@ -122,7 +122,7 @@ def _compare(
 
             seen.sites[server].sweep(heaps[server], batch)
 
-        on_each(servers, read)
+        on_each(seen, servers, read)
         return {n: digests.differing(0, i) for i, n in enumerate(servers) if i}
 
 
@@ -247,9 +247,11 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
         if site.rewritten([place.table]):
             reader = now  # the snapshot shows an empty table
             site.sweep(site.heap(place.table), batch)
-        missing = absent(coordinator, [list(x) for x in candidates][:_LOCATED])
-        if not missing:
+        # Parents may have come meanwhile, those of the rows that were read first above all.
+        lacking = absent(coordinator, [list(x) for x in candidates])
+        if not lacking:
             return []
+        missing = lacking[:_LOCATED]
         wrong = SQL("{} IN ({})").format(
             reference,
             SQL(", ").join(
@@ -276,7 +278,7 @@ def remote_parents(seen: Seen, place: Place, fk: ForeignKey) -> list[Finding]:
             )
         )
     name = f'"{fk.ref_table}" ({", ".join(a for a, _ in pairs)})'
-    some = f" (of the first {_LOCATED} references)" if len(candidates) > _LOCATED else ""
+    some = f" (of the first {_LOCATED} references)" if len(lacking) > _LOCATED else ""
     return [
         Finding(
             check="parents",
@@ -333,6 +335,7 @@ def federated_rows(seen: Seen, logical: str, readers: Readers) -> Result:
     def on_shards() -> dict[str | None, int]:
         total: dict[str | None, int] = {}
         for found in on_each(
+            seen,
             set(shards.values()),
             lambda server: through([t for t, s in shards.items() if s == server], server),
         ):
@@ -342,6 +345,7 @@ def federated_rows(seen: Seen, logical: str, readers: Readers) -> Result:
 
     differing: dict[str | None, tuple[int, int]] = {}
     moving: list[str | None] = []
+    beyond: set[str | None] = set()
     for look in range(_LOOKS):
         if look:
             time.sleep(_PAUSE)
@@ -350,12 +354,20 @@ def federated_rows(seen: Seen, logical: str, readers: Readers) -> Result:
         if before == viewed:
             break
         after = on_shards()
+        outside: dict[str | None, tuple[int, int]] = {}
         for workspace in {*before, *viewed, *after}:
-            counts = [c.get(workspace, 0) for c in (before, viewed, after)]
-            if counts[0] != counts[2]:
+            first, shown, last = (c.get(workspace, 0) for c in (before, viewed, after))
+            if first == last != shown:
+                differing[workspace] = (shown, last)
+            elif first != last:
                 moving.append(workspace)
-            elif counts[0] != counts[1]:
-                differing[workspace] = (counts[1], counts[0])
+                if abs(2 * shown - first - last) > 3 * abs(last - first):
+                    outside[workspace] = (shown, last)
+        # More off than it moves, each time: that is not the writing.
+        beyond = outside.keys() & beyond if look else {*outside}
+        if look == _LOOKS - 1:
+            differing |= {w: outside[w] for w in beyond}
+            moving = [w for w in moving if w not in beyond]
         if not differing and not moving:
             break
     if moving:
@@ -419,8 +431,18 @@ def link_hint(role: str, error: psycopg.Error) -> str | None:
     return None
 
 
-def on_each(servers: Iterable[str], work: Callable[[str], T]) -> list[T]:
-    """Run work for several servers at once; the first failure is raised when all are done."""
+def on_each(seen: Seen, servers: Iterable[str], work: Callable[[str], T]) -> list[T]:
+    """Run work for several servers at once; the first failure is raised when all are done.
+
+    An interrupt is not kept waiting for them.
+    """
     names = sorted(servers)
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as pool:
-        return [f.result() for f in [pool.submit(work, n) for n in names]]
+        futures = [pool.submit(work, n) for n in names]
+        try:
+            return [f.result() for f in futures]
+        except Exception:
+            raise
+        except BaseException:
+            seen.give_up()
+            raise

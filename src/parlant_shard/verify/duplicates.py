@@ -6,10 +6,9 @@ Snapshots of two servers are never of one moment: what two servers have is looke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from parlant_shard.ddl import render, text
@@ -30,6 +29,7 @@ from parlant_shard.verify.site import Fresh, Heap, Site, fresh
 
 # Keys that are looked up one by one; of more than that the digests are counted.
 _LOCATED = 1000
+_MANY = 100_000
 
 Found = tuple[Place, str | None, dict[str, str]]
 
@@ -68,17 +68,17 @@ def duplicate_keys(seen: Seen, logical: str) -> Result:
                     for row in site.rows(gather(table, digests.parts, key, [where, *also])):
                         digests.add(row["part"], number, row["digests"])
 
-                with suppress(psycopg.errors.UndefinedTable):  # a partition that was dropped
+                with _unless_retired(site, place):
                     whole = by_index(seen.tenancy.key, seen.workspace, seen.table(place))
                     site.sweep(heaps[place], batch, whole=whole)
 
-        on_each({p.server for p in places}, read)
-        for server in {p.server for p in places}:
-            tables = [p.table for p in places if p.server == server]
-            seen.sites[server].require_as_it_was(tables)
+        on_each(seen, {p.server for p in places}, read)
         candidates = list(digests.repeated())
     if candidates:
         result.findings += _located(seen, logical, places, candidates, key_of)
+    for server in {p.server for p in places}:
+        tables = [p.table for p in places if p.server == server]
+        seen.sites[server].require_as_it_was(tables)
     return result
 
 
@@ -92,6 +92,11 @@ def _heap_of(seen: Seen, place: Place) -> Heap | None:
         return None
 
 
+def _unless_retired(site: Site, place: Place) -> AbstractContextManager[None]:
+    """Pass over a partition that was dropped since the snapshot."""
+    return nullcontext() if place.table == place.root else site.unless_dropped(place.table)
+
+
 def _located(
     seen: Seen,
     logical: str,
@@ -100,23 +105,29 @@ def _located(
     key_of: Callable[[Iterable[str]], Composable],
 ) -> list[Finding]:
     """Look the keys behind equal digests up. What two servers have must still be on both now."""
-    some = candidates[:_LOCATED]
-    owners = _owners(seen, places, some, key_of, nullcontext)
-    if any(len({p.server for p, _, _ in items}) > 1 for items in owners.values()):
-        now = _owners(seen, places, some, key_of, fresh)
-        owners = {
-            identity: items
-            for identity, items in owners.items()
-            if len({p.server for p, _, _ in items}) == 1 or len(now.get(identity, ())) > 1
-        }
+    owners: dict[str, list[Found]] = {}
+    looked = 0
+    # Where the first are none (any more), others may be.
+    while looked < len(candidates) and not owners:
+        some = candidates[looked : looked + (_MANY if looked else _LOCATED)]
+        looked += len(some)
+        owners = _owners(seen, places, some, key_of, nullcontext)
+        if any(len({p.server for p, _, _ in items}) > 1 for items in owners.values()):
+            now = _owners(seen, places, some, key_of, fresh)
+            owners = {
+                identity: items
+                for identity, items in owners.items()
+                if len({p.server for p, _, _ in items}) == 1 or len(now.get(identity, ())) > 1
+            }
     groups: dict[tuple[str, ...], list[list[Found]]] = {}
     for items in owners.values():
         groups.setdefault(tuple(sorted({p.shard for p, _, _ in items})), []).append(items)
     findings = []
+    most = max(groups, key=lambda g: len(groups[g]), default=())
     for shards, keys in sorted(groups.items()):
         workspaces = {w for items in keys for _, w, _ in items}
         last = next(p for p, _, _ in sorted(keys[0], key=lambda i: i[0].shard, reverse=True))
-        count = len(keys) if len(candidates) <= _LOCATED else len(candidates)
+        count = len(keys) + (len(candidates) - looked if shards == most else 0)
         findings.append(
             Finding(
                 check="duplicate-key",
@@ -129,7 +140,7 @@ def _located(
                 if len(shards) > 1
                 else f'primary keys of "{logical}" are more than once on the shard {shards[0]}',
                 sample=tuple(items[0][2] for items in keys[:SAMPLES]),
-                statement=_by_key(seen, last, [items[0][2] for items in keys]),
+                statement=_by_key(seen, last, [items[0][2] for items in keys[:_LOCATED]]),
             )
         )
     return findings
@@ -149,7 +160,7 @@ def _owners(
         if heap is None:
             continue
         found: list[dict[str, Any]] = []
-        with session(site) as reader, suppress(psycopg.errors.UndefinedTable):
+        with session(site) as reader, _unless_retired(site, place):
 
             def batch(
                 where: Composable,

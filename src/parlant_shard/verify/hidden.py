@@ -22,14 +22,13 @@ _FUNCTION = re.compile(
 _GUARDS = ("audit_append", "audit_refuse")
 
 
-def hidden(seen: Seen) -> Iterator[Finding]:
-    """Everything of the servers that answered that only their catalogues' details tell."""
-    for server in sorted(seen.sites):
-        yield from _constraints(seen, server)
-        yield from _beside(seen, server)
-        yield from _detached(seen, server)
-        yield from _functions(seen, server)
-        yield from _slots(seen, server)
+def hidden(seen: Seen, server: str) -> Iterator[Finding]:
+    """Everything of a server that only its catalogue's details tell."""
+    yield from _constraints(seen, server)
+    yield from _beside(seen, server)
+    yield from _detached(seen, server)
+    yield from _functions(seen, server)
+    yield from _slots(seen, server)
 
 
 def _ours(seen: Seen, server: str, table: str) -> tuple[str, str | None] | None:
@@ -111,13 +110,14 @@ def _functions(seen: Seen, server: str) -> Iterator[Finding]:
     if live.internal_version < seen.wanted(server).internal_version:
         return  # said among the differences: `apply` brings it
     made = {m["name"]: m for part in queries("internal").values() for m in _FUNCTION.finditer(part)}
-    there = {r["name"]: r for r in seen.sites[server].named("own_functions", names=[*made])}
+    rows = seen.sites[server].named("own_functions", names=[*made])
     for name, wanted in sorted(made.items()):
-        found, head = there.get(name), wanted["head"]
-        if found is not None and (
-            found["body"].strip() == wanted["body"].strip()
-            and found["definer"] == ("SECURITY DEFINER" in head)
-            and (found["pinned"] or "search_path" not in head)
+        found, head = [r for r in rows if r["name"] == name], wanted["head"]
+        # One beside it with other arguments may be the one that is called.
+        if len(found) == 1 and (
+            found[0]["body"].strip() == wanted["body"].strip()
+            and found[0]["definer"] == ("SECURITY DEFINER" in head)
+            and (found[0]["pinned"] or "search_path" not in head)
         ):
             continue
         what = "another" if found else "missing"
@@ -151,6 +151,13 @@ def audit_trail(seen: Seen) -> Iterator[Finding]:
                 "always: its rows can be changed",
                 "trail triggers",
             )
+    for row in site.named("trail_meddlers"):
+        yield find(
+            "audit-trail",
+            f'the {row["kind"]} "{row["name"]}" of the audit trail is not ours: it can keep rows '
+            "out",
+            f"trail {row['kind']}s",
+        )
     with site.connection.transaction(force_rollback=True):
         chain = trail.check(site.connection)
     if not chain.ok:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import db, planner
@@ -95,6 +96,11 @@ class Seen:
     def coordinator(self) -> Site | None:
         return self.sites.get(self.topology.coordinator)
 
+    def give_up(self) -> None:
+        """Begin no statement any more, and cancel those that run."""
+        for site in self.sites.values():
+            site.give_up()
+
     def map(self) -> ShardMap:
         """The shard map that the topology asks for."""
         base = self.base_of(self.topology.coordinator)
@@ -176,6 +182,8 @@ def _seen(
             site.require_all_rows(sorted(tables))
         except ShardError as error:
             blind[server] = error
+        except psycopg.Error as error:
+            blind[server] = db.wrap(error, server=server, doing="reading its catalogue")
     return replace(seen, blind=blind)
 
 

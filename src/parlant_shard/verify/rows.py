@@ -300,7 +300,9 @@ class Probes:
             parent = self.parent_here(place, fk)
             if parent is None:
                 continue
-            pairs = links(fk, self.key)
+            sharded = self.tenancy.kinds.get(fk.ref_table) == "sharded"
+            # The key is asked for apart: a parent of another workspace is a finding of its own.
+            pairs = links(fk, self.key if sharded else None)
             here = [SQL("r.{} IS NOT NULL").format(Identifier(c)) for c, _ in pairs]
             same: list[Composable] = [
                 SQL("p.{} = r.{}").format(Identifier(b), Identifier(a)) for a, b in pairs
@@ -309,7 +311,7 @@ class Probes:
             source = SQL("SELECT FROM {} AS p WHERE ").format(self._relation(parent))
             any_parent = SQL("EXISTS ({}{})").format(source, AND.join(same))
             within = [*same]
-            if self.tenancy.kinds[fk.ref_table] == "sharded":
+            if sharded:
                 key = Identifier(self.key)
                 within.append(SQL("p.{} = r.{}").format(key, key))
                 # A row without a workspace is said by `missing-key`.
@@ -337,8 +339,8 @@ class Probes:
         return None
 
 
-def links(fk: ForeignKey, key: str) -> list[tuple[str, str]]:
-    """The columns of a foreign key, apart from the distribution key on both sides."""
+def links(fk: ForeignKey, key: str | None) -> list[tuple[str, str]]:
+    """The columns of a foreign key, apart from the distribution key (if one is given) on both."""
     pairs = zip(fk.columns, fk.ref_columns, strict=True)
     return [(a, b) for a, b in pairs if (a, b) != (key, key)]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -25,7 +25,7 @@ from parlant_shard.verify.checks import CHECKS, OF_DEFINITIONS, OF_ROWS
 from parlant_shard.verify.read import Seen, read
 from parlant_shard.verify.report import SAMPLES, Check, Failure, Finding, Report, Snapshot
 from parlant_shard.verify.rows import Place, Probe, Probes, by_index, of_workspace
-from parlant_shard.verify.site import Fresh, Readers, Site, fresh
+from parlant_shard.verify.site import Fresh, Readers, Site, failed_at, fresh
 from parlant_shard.verify.state import Position, Progress, load
 
 Say = Callable[[str], None]
@@ -76,9 +76,7 @@ def _audit(topology: Topology, workspace: str | None, progress: Progress, say: S
     try:
         report = run.report()
     except BaseException:
-        stop.set()
-        for site in seen.sites.values():
-            site.cancel()
+        seen.give_up()
         raise
     finally:
         for site in seen.sites.values():
@@ -103,15 +101,32 @@ def _note(entry: trail.Entry, report: Report) -> None:
     }
 
 
-# What looks at definitions, with the check that is named where it cannot.
-_DEFINITIONS: tuple[tuple[str, Callable[[Seen], Iterable[Finding]]], ...] = (
-    ("schema", structure.definitions),
-    ("placement", placement.placement),
-    ("shard-map", placement.stored_map),
-    ("grants", walls.rights),
-    ("keys", hidden.hidden),
-    ("audit-trail", hidden.audit_trail),
+# What looks at definitions: the checks that it may find something for, and itself. Of all servers,
+# then of one after the other: what one refuses must not keep the others from being looked at.
+_OF_ALL: tuple[tuple[tuple[str, ...], Callable[[Seen], Iterable[Finding]]], ...] = (
+    (("schema",), structure.definitions),
+    (("placement",), placement.placement),
+    (("shard-map",), placement.stored_map),
+    (("audit-trail",), hidden.audit_trail),
 )
+_OF_EACH: tuple[tuple[tuple[str, ...], Callable[[Seen, str], Iterable[Finding]]], ...] = (
+    (("grants", "bypassing-roles", "superuser-owner"), walls.rights),
+    (
+        (
+            "keys",
+            "partitions",
+            "policies",
+            "replication",
+            "shard-check",
+            "audit-trail",
+            "not-valid",
+            "schema",
+        ),
+        hidden.hidden,
+    ),
+)
+# These name one table of many, which may be another a moment later.
+_ABOUT_ROLES = frozenset({"bypassing-roles", "superuser-owner"})
 
 
 class _Run:
@@ -124,6 +139,7 @@ class _Run:
         self.remarks: dict[str, list[str]] = defaultdict(list)
         self._lock = threading.Lock()
         self._lost: set[str] = set()
+        self._skipped: dict[str, set[str]] = defaultdict(set)  # checks: servers
         # By check, server and cause: the first error, and the tables that could not be looked at.
         self._unchecked: dict[tuple[str, str, str], tuple[Error, list[str]]] = {}
 
@@ -146,8 +162,7 @@ class _Run:
                 for future in futures:
                     future.result()
             except BaseException:
-                for site in seen.sites.values():
-                    site.cancel()
+                seen.give_up()
                 raise
         self._across()
         self._definitions_again()
@@ -165,17 +180,22 @@ class _Run:
     # --- definitions -----------------------------------------------------------------------------
 
     def _definitions(self) -> None:
-        for name, work in _DEFINITIONS:
+        for checks, server, work in _looks(self.seen):
             began = time.monotonic()
-            while True:
+            while server not in self._lost:
+                found: list[Finding] = []
                 try:
-                    self.findings += [f for f in work(self.seen) if self._concerns(f)]
+                    found.extend(f for f in work(self.seen) if self._concerns(f))
                 except (psycopg.Error, ShardError) as error:
                     if self._lose_dead(wholly=True):
                         continue
-                    self._failed(name, self.seen.topology.coordinator, error)
+                    where = server or failed_at(error) or self.seen.topology.coordinator
+                    self._failed(checks[0], where, error)
+                    for check in checks:
+                        self._skipped[check].add(where)
+                self.findings += found
                 break
-            self.seconds[name] += time.monotonic() - began
+            self.seconds[checks[0]] += time.monotonic() - began
         self.say(f"definitions, placement and rights: {len(self.findings)} findings")
 
     def _definitions_again(self) -> None:
@@ -193,18 +213,22 @@ class _Run:
         running = self._await_runs()
         try:
             seen = read(self.seen.topology, self.seen.workspace, self._stop)
-        except ShardError:
+        except (psycopg.Error, ShardError):
             return  # what was seen once stands
         try:
             if not self.seen.sites.keys() <= seen.sites.keys():
                 return  # without that server less would be known of the others, too
-            there = {_what(f) for _, work in _DEFINITIONS for f in work(seen)}
+            again = [f for _, _, work in _looks(seen) for f in work(seen) if self._concerns(f)]
         except (psycopg.Error, ShardError):
             return
         finally:
             for site in seen.sites.values():
                 site.close()
-        lasting = [f for f in before if _what(f) in there]
+        places = {_place(f) for f in before}
+        lasting = [f for f in again if _place(f) in places]
+        # Where nothing could be compared any more, what was seen once stands.
+        dark = {f.server for f in again if f.check == "schema" and f.statement is None}
+        lasting += [f for f in before if f.server in dark and f not in lasting]
         self.findings = [f for f in self.findings if f.check not in OF_DEFINITIONS] + lasting
         if running:
             for check in sorted({f.check for f in lasting}):
@@ -266,6 +290,7 @@ class _Run:
                         if not self._retired(place, error):
                             # Else it is the session on the coordinator, which has the parents.
                             where = seen.topology.coordinator if _is_loss(error) else server
+                            where = failed_at(error) or where
                             self._failed(check, where, error, table=place.table)
                         continue
                     with self._lock:
@@ -285,7 +310,12 @@ class _Run:
         gone = isinstance(error, psycopg.errors.UndefinedTable) or (
             isinstance(error, ShardError) and error.code == "PS703"
         )
-        return gone and place.table != place.root
+        if not gone or place.table == place.root:
+            return False
+        try:
+            return self.seen.sites[place.server].is_gone(place.table)
+        except psycopg.Error:
+            return False
 
     def _units(
         self, site: Site, probes: Probes, check: str, place: Place
@@ -372,19 +402,19 @@ class _Run:
                 {home, *holders},
             ),
         ]
-        for check, tables, work, needed in plans:
-            if not self._can_read(needed):
-                continue  # said for the servers that are missing
-            began = time.monotonic()
-            for logical in tables:
-                found = self.progress.done(f"{check} {logical}")
-                if found is None:
-                    found = self._compared(check, logical, work, needed)
-                self.findings += found
-                self.counts[check] += sum(f.rows for f in found)
-            self.seconds[check] = time.monotonic() - began
-            self.say(f"{check}: {self.counts[check]} found ({self.seconds[check]:.1f} s)")
-        readers.close()
+        with closing(readers):
+            for check, tables, work, needed in plans:
+                if not self._can_read(needed):
+                    continue  # said for the servers that are missing
+                began = time.monotonic()
+                for logical in tables:
+                    found = self.progress.done(f"{check} {logical}")
+                    if found is None:
+                        found = self._compared(check, logical, work, needed)
+                    self.findings += found
+                    self.counts[check] += sum(f.rows for f in found)
+                self.seconds[check] = time.monotonic() - began
+                self.say(f"{check}: {self.counts[check]} found ({self.seconds[check]:.1f} s)")
 
     def _can_read(self, needed: set[str]) -> bool:
         usable = set(self.seen.readable)
@@ -404,7 +434,8 @@ class _Run:
             except (psycopg.Error, ShardError) as error:
                 if self._lose_dead():
                     continue
-                self._failed(check, self.seen.topology.coordinator, error, table=logical)
+                where = failed_at(error) or self.seen.topology.coordinator
+                self._failed(check, where, error, table=logical)
                 return []
             self.remarks[check] += result.remarks
             if not (self.seen.unreachable or self.seen.blind):
@@ -486,7 +517,7 @@ class _Run:
         seen = self.seen
         errors = sum(f.check == name and f.severity == "error" for f in self.findings)
         warnings = sum(f.check == name and f.severity == "warning" for f in self.findings)
-        missing = {*seen.unreachable}
+        missing = {*seen.unreachable, *self._skipped[name]}
         missing |= {f.server for f in self.failures if f.check == name}
         if name not in OF_DEFINITIONS:
             missing |= {*seen.blind}
@@ -515,17 +546,27 @@ def _is_loss(error: Error) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P0"))
 
 
-def _what(finding: Finding) -> tuple[str | None, ...]:
-    """What a finding of definitions says, without the numbers: what they count may change."""
-    return (
-        finding.check,
-        finding.severity,
-        finding.server,
-        finding.shard,
-        finding.table,
-        finding.workspace,
-        re.sub(r"\d+", "", finding.detail),
-    )
+def _looks(
+    seen: Seen,
+) -> Iterator[tuple[tuple[str, ...], str | None, Callable[[Seen], Iterable[Finding]]]]:
+    """What looks at definitions: its checks, the server if it looks at one, and itself."""
+    for checks, work in _OF_ALL:
+        yield checks, None, work
+    for checks, of_one in _OF_EACH:
+        for server in sorted(seen.sites):
+            yield checks, server, partial(_at, of_one, server)
+
+
+def _at(
+    of_one: Callable[[Seen, str], Iterable[Finding]], server: str, seen: Seen
+) -> Iterable[Finding]:
+    return of_one(seen, server)
+
+
+def _place(finding: Finding) -> tuple[str | None, ...]:
+    """What a finding of definitions is about. Its words are another matter: it may get worse."""
+    table = None if finding.check in _ABOUT_ROLES else finding.table
+    return finding.check, finding.server, finding.shard, table, finding.workspace
 
 
 def _add(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class Site:
         self.topology, self.server, self._stop = topology, server, stop
         self.row_security = "off"
         self._heaps: dict[str, Heap] = {}
+        self.second: set[db.Connection] = set()  # sessions of second looks
         preflight.refuse_poolers(topology, server)
         self.connection = _connect(topology, server)
         try:
@@ -103,12 +104,16 @@ class Site:
         if not self.connection.closed:
             self.connection.execute("ROLLBACK")
 
-    def cancel(self) -> None:
-        self.connection.cancel()
+    def give_up(self) -> None:
+        """Begin no statement any more, and cancel those that run. For all servers of the run."""
+        self._stop.set()
+        for connection in (self.connection, *self.second):
+            with suppress(psycopg.Error):
+                connection.cancel()
 
     def rows(self, query: Composable, params: dict[str, Any] | None = None) -> list[Row]:
         """Run one statement in the snapshot, and let go of its locks."""
-        return _in_savepoint(self.connection, self._stop, query, params)
+        return _in_savepoint(self.connection, self.server, self._stop, query, params)
 
     def named(self, name: str, **params: Any) -> list[Row]:
         """Run a query of sql/verify.sql."""
@@ -171,6 +176,19 @@ class Site:
                 code="PS703",
                 hint="run `parlant-shard verify` again",
             )
+
+    @contextmanager
+    def unless_dropped(self, table: str) -> Iterator[None]:
+        """Pass over that a statement names a table that is gone, where it is this one."""
+        try:
+            yield
+        except psycopg.errors.UndefinedTable:
+            if not self.is_gone(table):
+                raise
+
+    def is_gone(self, table: str) -> bool:
+        """Whether a table was dropped since the snapshot: names are looked up as they are now."""
+        return bool(self.named("gone", table=table)[0]["gone"])
 
     def heap(self, table: str) -> Heap:
         """Raises ShardError (PS703) where the table was dropped since the snapshot.
@@ -239,7 +257,7 @@ class Fresh:
     """
 
     def __init__(self, site: Site, timeout: int = BATCH_TIMEOUT, *, trusting: bool = False) -> None:
-        self._stop = site._stop
+        self._site, self._stop = site, site._stop
         self.connection = _connect(site.topology, site.server)
         settings = {
             "statement_timeout": f"{timeout}s",
@@ -255,9 +273,14 @@ class Fresh:
         except BaseException:
             self.connection.close()
             raise
+        site.second.add(self.connection)
 
     def rows(self, query: Composable) -> list[Row]:
-        return _in_savepoint(self.connection, self._stop, query, None)
+        return _in_savepoint(self.connection, self._site.server, self._stop, query, None)
+
+    def close(self) -> None:
+        self._site.second.discard(self.connection)
+        self.connection.close()
 
 
 @contextmanager
@@ -267,7 +290,7 @@ def fresh(site: Site, timeout: int = BATCH_TIMEOUT, *, trusting: bool = False) -
     try:
         yield found
     finally:
-        found.connection.close()
+        found.close()
 
 
 class Readers:
@@ -288,7 +311,7 @@ class Readers:
 
     def close(self) -> None:
         for reader in self._open.values():
-            reader.connection.close()
+            reader.close()
 
 
 def _connect(topology: Topology, server: str) -> db.Connection:
@@ -297,8 +320,14 @@ def _connect(topology: Topology, server: str) -> db.Connection:
     )
 
 
+def failed_at(error: Exception) -> str | None:
+    """The server whose statement failed, where it was one of ours."""
+    return getattr(error, "at_server", None)
+
+
 def _in_savepoint(
     connection: db.Connection,
+    server: str,
     stop: threading.Event,
     query: Composable,
     params: dict[str, Any] | None,
@@ -309,8 +338,9 @@ def _in_savepoint(
         try:
             with connection.transaction(force_rollback=True):
                 return connection.execute(_composed(query), params, binary=True).fetchall()
-        except psycopg.errors.LockNotAvailable:
-            if attempt == _LOCK_ATTEMPTS:
+        except psycopg.Error as error:
+            vars(error)["at_server"] = server
+            if not isinstance(error, psycopg.errors.LockNotAvailable) or attempt == _LOCK_ATTEMPTS:
                 raise
             time.sleep(0.2 * attempt)
     raise AssertionError("unreachable")

@@ -458,6 +458,8 @@ _SHOWS_ALL = {
     "slots": "SELECT slot_name, active, wal_status FROM pg_catalog.pg_replication_slots",
     "trail triggers": "SELECT tgname, tgenabled, pg_catalog.pg_get_triggerdef(oid) "
     "FROM pg_catalog.pg_trigger WHERE tgrelid = pg_catalog.to_regclass('parlant_shard.audit')",
+    "trail rules": "SELECT rulename, definition FROM pg_catalog.pg_rules "
+    "WHERE schemaname = 'parlant_shard' AND tablename = 'audit'",
     "trail": "SELECT id, at, command, result, previous, hash FROM parlant_shard.audit ORDER BY id",
     "signing": "SELECT id FROM parlant_shard.signing_key",
     "functions": "SELECT oid::pg_catalog.regprocedure, proacl, prosrc FROM pg_catalog.pg_proc "

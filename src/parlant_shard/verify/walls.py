@@ -38,17 +38,16 @@ class _Application:
     owners: tuple[str, ...] = ()
 
 
-def rights(seen: Seen) -> Iterator[Finding]:
-    for server in sorted(seen.sites):
-        site = seen.sites[server]
-        application = _application(seen, site)
-        yield from _grants(seen, site, application)
-        if seen.topology.isolation.rls:
-            yield from _bypassing(seen, site, application)
-            yield from _revealing(seen, site, application)
-            if server == seen.topology.coordinator:
-                yield from _carried(seen, site)
-            yield from _owners(seen, site)
+def rights(seen: Seen, server: str) -> Iterator[Finding]:
+    site = seen.sites[server]
+    application = _application(seen, site)
+    yield from _grants(seen, site, application)
+    if seen.topology.isolation.rls:
+        yield from _bypassing(seen, site, application)
+        yield from _revealing(seen, site, application)
+        if server == seen.topology.coordinator:
+            yield from _carried(seen, site)
+        yield from _owners(seen, site)
 
 
 def _application(seen: Seen, site: Site) -> _Application:
