@@ -52,9 +52,20 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("workspace", "list", "FILE"),
     ("workspace", "show", "FILE", "a"),
     ("workspace", "add", "FILE", "fresh", "--to", "s1"),
+    ("plan", "FILE", "-o", "plan.json"),
+    ("apply", "plan.json", "--yes"),
+    ("verify", "FILE"),
+    ("monitor", "FILE"),
+    ("advise", "FILE"),
+    ("forecast", "FILE"),
+    ("archive", "list", "FILE"),
+    ("archive", "restore", "FILE", "nothing"),
+    ("workspace", "export", "FILE", "b", "-o", "b.tar"),
+    ("workspace", "purge", "FILE", "b", "--allow", "deletes-data", "--yes"),
     ("export", "FILE", "--format", "json"),
     ("schema",),
 )
+FILES = {"plan.json", "b.tar"}
 
 
 class Bench:
@@ -98,7 +109,7 @@ class Bench:
 
     def run(self, *words: str, file: Path) -> int:
         arguments = [
-            str(file) if w == "FILE" else str(self.directory / w) if w == "plan.json" else w
+            str(file) if w == "FILE" else str(self.directory / w) if w in FILES else w
             for w in words
         ]
         self.capsys.readouterr()
@@ -169,7 +180,10 @@ def test_no_command_tells(bench: Bench, clusters: Clusters, options: tuple[str, 
     with watched_processes() as processes:
         for words in COMMANDS:
             bench.run(*words, *options, file=good)
-        wanted = {("query", "FILE", "SELECT * FROM missing", "--workspace", "b", *options): 1}
+        wanted = {
+            ("query", "FILE", "SELECT * FROM missing", "--workspace", "b", *options): 1,
+            ("archive", "restore", "FILE", "nothing", *options): 1,
+        }
         # `doctor` may find what it likes about these servers.
         failed = {
             words: code
@@ -297,7 +311,10 @@ def test_a_role_that_may_not_set_them_is_let_in_by_the_page(
                     found.append(len(rows))
                     values = [connection.execute(f"SHOW {s}").fetchone() for s in settings]
                 connection.execute("RESET SESSION AUTHORIZATION")
-            assert found == [0, 6]
+            loaded = connection.execute(
+                "SELECT FROM pg_settings WHERE name = 'pg_stat_statements.track_utility'"
+            ).rowcount
+            assert found == [0, 6 + loaded]
             assert values == [("none",), ("panic",), ("-1",)]
         finally:
             connection.execute(f"DROP OWNED BY {plain}")

@@ -226,8 +226,7 @@ def _workspaces(topology: Topology) -> Iterator[Problem]:
                 yield Problem(
                     code=Code.WORKSPACE_ON_TWO,
                     message=f'workspace "{workspace}" is on shard "{first}" and on shard "{name}"',
-                    hint="a workspace lives on one shard; "
-                    "`parlant-shard workspace move` relocates it",
+                    hint="a workspace lives on one shard: take it out of one of the two",
                     path=path,
                 )
             elif workspace in shard.workspaces[:number]:
