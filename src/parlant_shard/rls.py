@@ -108,7 +108,7 @@ def look_up(
     It asks all shards of its server; an id that is on two of them gives two rows.
     """
     branches = SQL("\n    UNION ALL\n    ").join(
-        SQL("SELECT t.{}::text FROM {} t WHERE t.{} = wanted").format(
+        SQL("SELECT t.{}::text FROM {} t WHERE t.{} = $1").format(
             Identifier(key), Identifier(namespace, name), Identifier(column)
         )
         for name in physical

@@ -123,12 +123,16 @@ def record(
         "os_user": user,
         "os_host": host,
     }
-    try:
-        # One statement: another thread may be using the session between two of ours.
-        connection.execute(queries("trail")["record"], row)
-    except psycopg.Error as error:
-        silent = _MISSING | _MAY_NOT if reader else _MISSING
-        return None if error.sqlstate in silent else _notice(error)
+    for last in (False, False, True):
+        try:
+            # One statement: another thread may be using the session between two of ours.
+            connection.execute(queries("trail")["record"], row)
+        except psycopg.Error as error:
+            if error.sqlstate in db.RETRYABLE and not last:
+                continue  # somebody else writes; the lock timeout was the pause
+            silent = _MISSING | _MAY_NOT if reader else _MISSING
+            return None if error.sqlstate in silent else _notice(error)
+        break
     return None
 
 

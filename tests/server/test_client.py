@@ -433,6 +433,12 @@ def test_pipelines_answer_when_they_are_asked(router: Router, world: World) -> N
         assert [r.rowcount for r in results] == [1, 1, 1]
         assert numbered.fetchall() == [(2,)]
 
+        with connection.pipeline():
+            with connection.pipeline():
+                connection.execute(insert)
+            read = connection.execute("SELECT count(*) FROM account")
+            assert read.fetchone() == (5,)
+
         def broken() -> None:
             with connection.pipeline():
                 connection.execute(insert)
@@ -440,7 +446,7 @@ def test_pipelines_answer_when_they_are_asked(router: Router, world: World) -> N
 
         with pytest.raises(errors.DivisionByZero):
             broken()
-    assert count(world, "new piped") == 3
+    assert count(world, "new piped") == 4
 
 
 @pytest.mark.usefixtures("scratch")

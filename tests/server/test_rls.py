@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from client_world import ACCOUNTS, ITEMS, fill, lasting_world
-from protocol import BY_MONTH, World, layout
+from protocol import BY_MONTH, SCHEMA, World, layout
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 from rls_world import KEYED, PASSWORD, SET, Roles, behind, connected, drop_role, seen_as
@@ -461,7 +461,12 @@ def test_without_trust_there_is_no_such_function(
     world.execute(f"INSERT INTO account_s2 (id, workspace_id) VALUES ('{ACCOUNTS['ws2']}', 'ws2')")
     ask = f"SELECT parlant_shard.workspace_of_account__id('{ACCOUNTS['ws2']}')"
     assert world.rows(ask) == [("ws2",)]
-    without = layout({**shards, "s2": ["ws2"]}, isolation=walled)
+    # A column may have any name.
+    more = SCHEMA.replace("name text", "name text, wanted uuid", 1)
+    shards["s2"] = ["ws2"]
+    world.converge(layout(shards, ddl=more, isolation=walled, lookup="trusted"))
+    assert world.rows(ask) == [("ws2",)]
+    without = layout(shards, ddl=more, isolation=walled)
     world.converge(without)
     assert world.rows(there) == []
     with Router(seen_as(world.load(without), who.application)) as router:

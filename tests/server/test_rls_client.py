@@ -152,6 +152,38 @@ def test_cursors_pipelines_batches_and_copies(router: Router) -> None:
         assert connection.execute("DELETE FROM account WHERE name LIKE 'new%'").rowcount == 3
 
 
+def test_a_cursor_goes_on_as_the_workspace_of_its_query(topology: Topology) -> None:
+    """The policy asks for the setting when rows are fetched, not when the cursor is declared."""
+    named = "SELECT name FROM account WHERE workspace_id = %s"
+
+    async def work() -> None:
+        async with (
+            AsyncRouter(topology) as router,
+            router.transaction() as connection,
+            connection.cursor("slow") as cursor,
+        ):
+            await cursor.execute(named, ["ws1"])
+            other = await connection.execute(named, ["ws2"])
+            assert await other.fetchall() == [("of ws2",)]
+            assert await cursor.fetchall() == [("of ws1",)]
+
+    asyncio.run(work())
+    with Router(topology) as router:
+        with router.transaction() as connection, connection.cursor("slow") as cursor:
+            cursor.execute(named, ["ws1"])
+            assert connection.execute(named, ["ws2"]).fetchall() == [("of ws2",)]
+            assert cursor.fetchall() == [("of ws1",)]
+            assert connection.execute(named, ["ws2"]).fetchall() == [("of ws2",)]
+        with router.workspace("ws1") as connection:
+            with connection.transaction():
+                cursor = connection.cursor("slow")
+                cursor.execute(named, ["ws1"])
+            with pytest.raises(ShardError) as refused:
+                cursor.fetchone()
+            assert refused.value.code == "PS635"
+            cursor.close()
+
+
 def test_reference_tables(router: Router) -> None:
     keys = "SELECT id FROM api_key ORDER BY id"
     assert router.execute(keys, workspace="ws1").fetchall() == [("k0",), ("k1",)]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from client_world import fill, lasting_world
 from protocol import World
+from psycopg.sql import SQL, Identifier
 from rls_world import KEY, OTHER_KEY, SET, Roles, behind, connected, seen_as
 
 from parlant_shard import Router, ShardError, signing
@@ -117,6 +118,23 @@ def test_raw_sql_cannot_make_one_up(world: World, who: Roles) -> None:
         with pytest.raises(psycopg.Error) as refused:
             app.execute(READ)
         assert refused.value.sqlstate == "PS003"
+
+
+def test_default_privileges_give_no_key_away(
+    tmp_path: Path, clusters: Clusters, who: Roles
+) -> None:
+    world = World(tmp_path, clusters)
+    with world.connect() as connection:
+        connection.execute(
+            SQL("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {}, PUBLIC").format(
+                Identifier(who.application)
+            )
+        )
+    world.apply(behind(who, signed=True, key=KEY))
+    ask = "SELECT has_table_privilege('{}', 'parlant_shard.{}', '{}')"
+    for table, privilege in (("signing_key", "SELECT"), ("audit", "INSERT"), ("audit", "SELECT")):
+        assert world.value(ask.format(who.application, table, privilege)) is False
+    assert world.value("SELECT count(*) FROM parlant_shard.signing_key") == 1
 
 
 def test_a_client_with_another_key_is_told(world: World, who: Roles) -> None:

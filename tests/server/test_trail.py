@@ -276,6 +276,29 @@ def test_two_writers_of_one_snapshot_cannot_fork_it(world: World) -> None:
     assert chain(world).ok
 
 
+def test_nobody_else_holds_it_up(world: World) -> None:
+    """Any role can take an advisory lock."""
+    world.apply(WHAT)
+    with world.connect() as other, db.connect(world.dsn("core"), server="core") as connection:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('parlant-shard audit', 0))")
+        assert trail.record(connection, "t", "verify", [], "done") is None
+    assert told(world)[-1] == ("verify", "done")
+
+
+def test_a_writer_waits_for_another(world: World) -> None:
+    world.apply(WHAT)
+    with world.connect() as other, db.connect(world.dsn("core"), server="core") as connection:
+        other.execute("BEGIN")
+        assert trail.record(other, "t", "plan", [], "done") is None
+        # Longer than the lock timeout.
+        timer = threading.Timer(1.5, other.commit)
+        timer.start()
+        assert trail.record(connection, "t", "verify", [], "done") is None
+        timer.join()
+    assert told(world)[-2:] == [("plan", "done"), ("verify", "done")]
+    assert chain(world).ok
+
+
 @pytest.mark.needs(superuser=True)
 def test_a_reader_plans_in_silence(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.apply(WHAT)

@@ -381,11 +381,11 @@ class AsyncConnection(Bound):
             context.pin(server, shard)
         try:
             async with self.block(real.pipeline()) as pipeline:
-                self._pipeline = pipeline
+                outer, self._pipeline = self._pipeline, pipeline
                 try:
                     yield pipeline
                 finally:
-                    self._pipeline = None
+                    self._pipeline = outer
         finally:
             if not before:
                 context.unpin()
@@ -487,6 +487,10 @@ class AsyncConnection(Bound):
         if admitted is not None:
             await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
             self.context.admitted = admitted
+
+    def is_in_transaction(self, real: Real) -> bool:
+        """Whether a transaction goes on, and on that connection to a server."""
+        return self.context.transaction and self._real is not None and self._real[1] is real
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
@@ -678,21 +682,32 @@ class AsyncServerCursor(ServerDescribed):
             await self._do(lambda: connection.admit(real, route))
             kind: Any = AsyncRawServerCursor if route.numbered else psycopg.AsyncServerCursor
             self._real = kind(real, self.name, **self._options)
+            self._route = route
             self._real.itersize = self.itersize
             await self._do(lambda: self._real.execute(target.sql, target.params))
         return self
 
     async def fetchone(self) -> Any | None:
-        return await self._do(lambda: self._open().fetchone())
+        return await self._fetch(lambda real: real.fetchone())
 
     async def fetchmany(self, size: int = 0) -> list[Any]:
-        return list(await self._do(lambda: self._open().fetchmany(size or 1)))
+        return list(await self._fetch(lambda real: real.fetchmany(size or 1)))
 
     async def fetchall(self) -> list[Any]:
-        return list(await self._do(lambda: self._open().fetchall()))
+        return list(await self._fetch(lambda real: real.fetchall()))
 
     async def scroll(self, value: int, mode: str = "relative") -> None:
-        await self._do(lambda: self._open().scroll(value, mode))
+        await self._fetch(lambda real: real.scroll(value, mode))
+
+    async def _fetch(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Fetch as the workspace of the query: a policy asks for it again and again."""
+        connection = self.connection
+        async with connection.lock:
+            real = self._open()
+            if not connection.is_in_transaction(real.connection):
+                raise needs_transaction(self.name)
+            await self._do(lambda: connection.admit(real.connection, self._route))
+            return await self._do(lambda: work(real))
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while rows := await self.fetchmany(self.itersize):

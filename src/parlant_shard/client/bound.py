@@ -159,6 +159,7 @@ class ServerDescribed:
         self.itersize = 100
         self._options = {"row_factory": row_factory, "scrollable": scrollable}
         self._real: Any = None
+        self._route: Any = None
 
     @property
     def description(self) -> Any:

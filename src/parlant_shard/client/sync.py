@@ -382,11 +382,11 @@ class Connection(Bound):
             context.pin(server, shard)
         try:
             with self.block(real.pipeline()) as pipeline:
-                self._pipeline = pipeline
+                outer, self._pipeline = self._pipeline, pipeline
                 try:
                     yield pipeline
                 finally:
-                    self._pipeline = None
+                    self._pipeline = outer
         finally:
             if not before:
                 context.unpin()
@@ -485,6 +485,10 @@ class Connection(Bound):
         if admitted is not None:
             RawCursor(real).execute(*self.router.wall.statement(admitted))
             self.context.admitted = admitted
+
+    def is_in_transaction(self, real: Real) -> bool:
+        """Whether a transaction goes on, and on that connection to a server."""
+        return self.context.transaction and self._real is not None and self._real[1] is real
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
@@ -668,21 +672,32 @@ class ServerCursor(ServerDescribed):
             self._do(lambda: connection.admit(real, route))
             kind: Any = RawServerCursor if route.numbered else psycopg.ServerCursor
             self._real = kind(real, self.name, **self._options)
+            self._route = route
             self._real.itersize = self.itersize
             self._do(lambda: self._real.execute(target.sql, target.params))
         return self
 
     def fetchone(self) -> Any | None:
-        return self._do(lambda: self._open().fetchone())
+        return self._fetch(lambda real: real.fetchone())
 
     def fetchmany(self, size: int = 0) -> list[Any]:
-        return list(self._do(lambda: self._open().fetchmany(size or 1)))
+        return list(self._fetch(lambda real: real.fetchmany(size or 1)))
 
     def fetchall(self) -> list[Any]:
-        return list(self._do(lambda: self._open().fetchall()))
+        return list(self._fetch(lambda real: real.fetchall()))
 
     def scroll(self, value: int, mode: str = "relative") -> None:
-        self._do(lambda: self._open().scroll(value, mode))
+        self._fetch(lambda real: real.scroll(value, mode))
+
+    def _fetch(self, work: Callable[[Any], Any]) -> Any:
+        """Fetch as the workspace of the query: a policy asks for it again and again."""
+        connection = self.connection
+        with connection.lock:
+            real = self._open()
+            if not connection.is_in_transaction(real.connection):
+                raise needs_transaction(self.name)
+            self._do(lambda: connection.admit(real.connection, self._route))
+            return self._do(lambda: work(real))
 
     def __iter__(self) -> Iterator[Any]:
         while rows := self.fetchmany(self.itersize):

@@ -150,7 +150,8 @@ CREATE FUNCTION parlant_shard.audit_append() RETURNS trigger
 DECLARE
   last record;
 BEGIN
-  PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('parlant-shard audit', 0));
+  -- One after the other. Whoever may log in can take an advisory lock; this row only its owner can.
+  PERFORM FROM parlant_shard.meta FOR UPDATE;
   SELECT a.id, a.hash INTO last FROM parlant_shard.audit a ORDER BY a.id DESC LIMIT 1;
   NEW.id := coalesce(last.id, 0) + 1;
   NEW.at := pg_catalog.clock_timestamp();
@@ -177,5 +178,21 @@ CREATE TRIGGER audit_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON parlant_shard
   FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.audit_refuse();
 ALTER TABLE parlant_shard.audit ENABLE ALWAYS TRIGGER audit_refuse;
 REVOKE ALL ON FUNCTION parlant_shard.audit_append(), parlant_shard.audit_refuse() FROM PUBLIC;
+DO $$
+DECLARE
+  granted record;
+BEGIN
+  -- What default privileges gave to others: who reads the keys can sign, who inserts can forge.
+  FOR granted IN
+    SELECT DISTINCT c.oid::regclass AS relation, a.grantee::regrole AS grantee
+      FROM pg_catalog.pg_class c, LATERAL pg_catalog.aclexplode(c.relacl) a
+     WHERE c.oid IN ('parlant_shard.signing_key'::regclass, 'parlant_shard.audit'::regclass)
+       AND a.grantee NOT IN (0, c.relowner)
+  LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM %s', granted.relation, granted.grantee);
+  END LOOP;
+END
+$$;
+REVOKE ALL ON parlant_shard.audit FROM PUBLIC;
 REVOKE UPDATE, DELETE, TRUNCATE ON parlant_shard.audit FROM CURRENT_USER;
 UPDATE parlant_shard.meta SET version = 3;
