@@ -44,7 +44,7 @@ class Server:
     found: Found
     now: datetime
     move: int | None
-    taken: set[str]  # the names of tables that are there, or will be
+    taken: set[str]  # the names of tables that are there, will be, or are in an archive
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -222,7 +222,7 @@ class Work:
         patterns = indexes.patterns(rolling, self.managed.logical, self.leaves)
         for lower, upper in ranges:
             name = suffixed(self.table.name, partitions.suffix(lower))
-            while name in self.server.taken:  # a detached partition keeps its name
+            while name in self.server.taken:  # a retired partition keeps its name
                 name = suffixed(name, "x")
             self.server.taken.add(name)
             past = {
