@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from protocol import SCHEMA, Layout, World, layout
 from test_control_columns import value
-from test_maintain import cut, maintain, months, now_of, put, settled
+from test_maintain import bounds, cut, maintain, months, now_of, put, settled
 from test_maintain_crash import killed, written
 
 from parlant_shard import maintain as upkeep
@@ -282,6 +282,27 @@ def test_too_many_rows(world: World) -> None:
         ]
         report = maintain(world, what, move=3)
     assert [m.rows for m in report.moved] == [3]
+
+
+def test_too_many_rows_for_a_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACH would scan them all under its lock, at every run. Ahead of the clock it need not."""
+    what = with_default()
+    world.apply(what)
+    for _ in range(3):
+        put(world, OLD)
+    begin = months(now_of(world), 0)
+    world.execute(f"DROP TABLE log_s1_p{begin:%Y%m%d}")
+    monkeypatch.setattr("parlant_shard.maintain.run.COUNTED", 2)
+    longer = world.load(with_default(premake=2))
+    for _ in range(2):
+        (failure,) = upkeep.maintain(longer).failures
+        assert failure.code == "PS581"
+        assert 'default partition "log_s1_default" holds more than 2 rows' in failure.message
+        assert "--move-default-rows --move-limit" in str(failure.hint)
+    assert bounds(world) == [(str(months(begin, n)), str(months(begin, n + 1))) for n in (1, 2)]
+    maintain(world, with_default(premake=2), move=3)
+    maintain(world, with_default(premake=2))
+    assert (str(begin), str(months(begin, 1))) in bounds(world)
 
 
 def test_rows_that_others_refer_to_stay(world: World) -> None:
