@@ -269,6 +269,8 @@ class _Restoring(Executor):
             and row.present
             and not self.beside
             and row.archive == self.request.recorded
+            # Else ATTACH would refuse it, now and whenever this is run again.
+            and self.shape.fits(self.found.catalog.tables.get(self.name))
         )
 
     def _kept(self, row: Retired) -> Restored:
