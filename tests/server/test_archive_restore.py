@@ -372,6 +372,11 @@ def test_another_archive_of_the_partition(
     assert (states[str(first)], states[str(second)]) == ("unrecorded", "archived")
     restore(world.load(what), name, archive=str(first))
     assert world.rows("SELECT body FROM log_s1") == [(None,)]
+    # The other one is not there, though a partition of the name is.
+    with pytest.raises(ArchiveError, match="attached already") as caught:
+        restore(world.load(what), name, archive=str(second), keep=Interval(300, "day"))
+    assert caught.value.code == "PS549"
+    assert restore(world.load(what), name, archive=str(first)).steps == 0
     # Also where no server knows of it, and from another place.
     world.execute(
         f"ALTER TABLE log_s1 DETACH PARTITION {name}",

@@ -212,7 +212,7 @@ class _Restoring(Executor):
 
     def run(self, coordinator: db.Connection) -> Restored:
         row = self.row
-        if row is not None and row.state == "restored" and row.known and not self.beside:
+        if row is not None and self._is_there(row):
             return self._kept(row)
         resumed = self._is_resumed()
         if not resumed:
@@ -259,6 +259,15 @@ class _Restoring(Executor):
                 )
         except ShardError as error:
             self.listener("note", None, f"the record of the archive stays twice: {error.message}")
+
+    def _is_there(self, row: Retired) -> bool:
+        """Whether it is attached already, with the rows of this very archive."""
+        return (
+            row.state == "restored"
+            and row.known
+            and not self.beside
+            and row.archive == self.request.recorded
+        )
 
     def _is_resumed(self) -> bool:
         """Whether an earlier run loaded these very rows, and was killed before the attach."""
