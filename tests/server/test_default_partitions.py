@@ -136,6 +136,28 @@ def test_rows_of_the_range_are_in_it(world: World) -> None:
     assert guards(world) == 0
 
 
+def test_rows_that_another_run_looks_after(world: World) -> None:
+    """They are not counted, which is not the same as none."""
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    counted = "\nparlant_shard_default_partition_rows{"
+    report = maintain(world, what)
+    assert [t["default_rows"] for t in report.to_json()["tables"]] == [1]
+    assert counted in upkeep.metrics(report, 0.0)
+    with world.connect() as other:
+        other.execute("SET application_name = 'parlant-shard maintain-lock 00000000'")
+        key = "parlant-shard maintain public.log_s1"
+        other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+        report = maintain(world, what)
+    assert report.elsewhere == (("core", "log_s1"),)
+    assert [t["default_rows"] for t in report.to_json()["tables"]] == [None]
+    assert counted not in upkeep.metrics(report, 0.0)
+    without = layout({"s1": ["a"]}, tables=cut(premake=1))
+    world.execute("DROP TABLE log_s1_default")
+    assert [t["default_rows"] for t in maintain(world, without).to_json()["tables"]] == [0]
+
+
 def test_a_guard_that_a_killed_run_left(world: World) -> None:
     what = with_default()
     world.apply(what)
