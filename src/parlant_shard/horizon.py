@@ -44,7 +44,10 @@ def horizon(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """One shard table that is cut by time, after the run."""
+    """One shard table that is cut by time, after the run.
+
+    `default_rows` is None where nobody counted them, as another run holds the table.
+    """
 
     server: str
     shard: str
@@ -53,7 +56,7 @@ class Cut:
     partitions: int
     horizon: Horizon
     default: str | None = None
-    default_rows: int = 0
+    default_rows: int | None = 0
 
 
 def horizon_json(found: Horizon) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def cuts(
                 has_default=default is not None,
             ),
             default=default,
-            default_rows=default_rows.get(default or "", 0),
+            default_rows=default_rows.get(default) if default is not None else 0,
         )
 
 

@@ -36,6 +36,7 @@ PARTS = {"log": {"partition": {"by": "at", "every": "1 month", "premake": 1}}}
 ANY = Limits(min_age=timedelta(0), reads=1, unused_bytes=0, fk_rows=10, fk_sure_rows=10)
 ONE = layout({"s1": ["a"]})
 TWO = layout({"s1": ["a"], "s2": ("west", ["b"])}, servers=["west"])
+NOBODY = "00000000-0000-0000-0000-000000000000"
 PLACES = (("core", "s1", "a"), ("west", "s2", "b"))
 
 
@@ -355,6 +356,31 @@ def test_unused(world: World) -> None:
     late = look(world, what, replace(ANY, min_age=timedelta(days=9000)))
     assert unused(late) == set()
     assert any("no index is called unused" in n for n in late.notices)
+
+
+def test_one_that_serves_a_foreign_key_stays(world: World) -> None:
+    """Unused indexes that serve the same deletes do not excuse each other."""
+    world.apply(ONE)
+    fill(world, rows=1000)
+    world.execute(
+        "CREATE INDEX narrow_s1 ON item_s1 (account_id, size)",
+        "CREATE INDEX wide_s1 ON item_s1 (account_id, note, id)",
+        "CREATE INDEX widest_s1 ON item_s1 (account_id, id, note, size)",
+        "ANALYZE item_s1",
+    )
+    serving = {"narrow", "wide", "widest"}
+    assert unused(look(world, ONE)) & serving == {"wide", "widest"}
+    use(world, "item_s1", f"account_id = '{NOBODY}'")
+    used = {
+        name.removesuffix("_s1")
+        for (name,) in world.rows(
+            "SELECT indexrelname FROM pg_stat_user_indexes WHERE relname = 'item_s1' "
+            "AND idx_scan > 0"
+        )
+    }
+    # Beside one that is read, all the others may go.
+    assert unused(look(world, ONE)) & serving == serving - used
+    assert used & serving
 
 
 def test_the_age_of_what_was_observed(world: World) -> None:

@@ -126,6 +126,37 @@ def test_a_default_partition_with_rows_of_the_range(world: World) -> None:
     assert world.value("SELECT count(*) FROM log_s1") == 2
 
 
+def test_rows_that_come_after_the_archive(world: World) -> None:
+    """Their partition has a name of its own: both archives stay recorded, and come back."""
+    what = layout({"s1": ["a"]}, tables=kept(default=True))
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    later, _ = expire(world, what)
+    first = retired(world)[name]
+    world.execute(
+        "INSERT INTO log_s1 (workspace_id, item_id, at, body) SELECT 'a', id, now(), 'late' "
+        "FROM item_s1"
+    )
+    topology = world.load(what)
+    (moved,) = upkeep.maintain(topology, now=later, move=10).moved
+    assert moved.rows == 1
+    for days in (0, 8):
+        report = upkeep.maintain(topology, now=later + timedelta(days=days))
+        assert [f.message for f in report.failures] == []
+    assert retired(world)[name] == first
+    second = retired(world)[f"{name}_x"]
+    assert (second[0], second[2]) == ("archived", 1)
+    assert {n: states(world, what)[n] for n in (name, f"{name}_x")} == {
+        name: ["archived"],
+        f"{name}_x": ["archived"],
+    }
+    restore(topology, name)
+    assert world.rows("SELECT body FROM log_s1") == [(None,)]
+    restore(topology, f"{name}_x", beside=True)
+    assert world.rows(f"SELECT body FROM {name}_x") == [("late",)]
+
+
 def test_types_that_changed(world: World) -> None:
     """An enum under another name; a text that is a number now, and no value in the message."""
     what = layout({"s1": ["a"]}, ddl=RICH, tables=kept())

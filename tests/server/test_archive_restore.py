@@ -31,7 +31,9 @@ from parlant_shard import db
 from parlant_shard.archive import listing, parse
 from parlant_shard.cli import run
 from parlant_shard.errors import ArchiveError, Exit, Locked
+from parlant_shard.executor import Executor
 from parlant_shard.locks import run_lock
+from parlant_shard.plan import Step
 from parlant_shard.restore import restore
 from parlant_shard.topology import Interval
 from servers import Clusters
@@ -370,6 +372,11 @@ def test_another_archive_of_the_partition(
     assert (states[str(first)], states[str(second)]) == ("unrecorded", "archived")
     restore(world.load(what), name, archive=str(first))
     assert world.rows("SELECT body FROM log_s1") == [(None,)]
+    # The other one is not there, though a partition of the name is.
+    with pytest.raises(ArchiveError, match="attached already") as caught:
+        restore(world.load(what), name, archive=str(second), keep=Interval(300, "day"))
+    assert caught.value.code == "PS549"
+    assert restore(world.load(what), name, archive=str(first)).steps == 0
     # Also where no server knows of it, and from another place.
     world.execute(
         f"ALTER TABLE log_s1 DETACH PARTITION {name}",
@@ -390,6 +397,44 @@ def test_another_archive_of_the_partition(
     said = capfd.readouterr().err
     assert "[   1] core: create table" in said, said
     assert world.rows("SELECT body FROM log_s1") == [("second",)]
+    assert retired(world)[name][0] == "restored"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        "ADD COLUMN extra integer DEFAULT 7",
+        "ALTER COLUMN body SET NOT NULL",
+        "ADD CONSTRAINT short CHECK (length(body) < 9)",
+    ],
+)
+def test_a_table_that_changes_before_the_attach(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str | None
+) -> None:
+    """What a killed run loaded is attached; where it does not fit any more, it is loaded anew."""
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    world.execute("UPDATE log_s1 SET body = 'x'")
+    name = this_month(world)
+    expire(world, what)
+    original = Executor._step
+
+    def killed(executor: Executor, step: Step) -> None:
+        original(executor, step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Executor, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            restore(world.load(what), name)
+    assert retired(world)[name][0] == "restoring"
+    if change is not None:
+        world.execute(f"ALTER TABLE log_s1 {change}")
+    steps = restore(world.load(what), name).steps
+    assert steps == (4 if change else 3)  # a load, two for the foreign key, and the attach
+    assert world.rows("SELECT body FROM log_s1") == [("x",)]
     assert retired(world)[name][0] == "restored"
 
 

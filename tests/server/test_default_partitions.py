@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from protocol import SCHEMA, Layout, World, layout
 from test_control_columns import value
-from test_maintain import cut, maintain, months, now_of, put, settled
+from test_maintain import bounds, cut, maintain, months, now_of, put, settled
 from test_maintain_crash import killed, written
 
 from parlant_shard import maintain as upkeep
@@ -134,6 +134,28 @@ def test_rows_of_the_range_are_in_it(world: World) -> None:
         ("PS581", True)
     ]
     assert guards(world) == 0
+
+
+def test_rows_that_another_run_looks_after(world: World) -> None:
+    """They are not counted, which is not the same as none."""
+    what = with_default()
+    world.apply(what)
+    put(world, OLD)
+    counted = "\nparlant_shard_default_partition_rows{"
+    report = maintain(world, what)
+    assert [t["default_rows"] for t in report.to_json()["tables"]] == [1]
+    assert counted in upkeep.metrics(report, 0.0)
+    with world.connect() as other:
+        other.execute("SET application_name = 'parlant-shard maintain-lock 00000000'")
+        key = "parlant-shard maintain public.log_s1"
+        other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+        report = maintain(world, what)
+    assert report.elsewhere == (("core", "log_s1"),)
+    assert [t["default_rows"] for t in report.to_json()["tables"]] == [None]
+    assert counted not in upkeep.metrics(report, 0.0)
+    without = layout({"s1": ["a"]}, tables=cut(premake=1))
+    world.execute("DROP TABLE log_s1_default")
+    assert [t["default_rows"] for t in maintain(world, without).to_json()["tables"]] == [0]
 
 
 def test_a_guard_that_a_killed_run_left(world: World) -> None:
@@ -282,6 +304,27 @@ def test_too_many_rows(world: World) -> None:
         ]
         report = maintain(world, what, move=3)
     assert [m.rows for m in report.moved] == [3]
+
+
+def test_too_many_rows_for_a_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACH would scan them all under its lock, at every run. Ahead of the clock it need not."""
+    what = with_default()
+    world.apply(what)
+    for _ in range(3):
+        put(world, OLD)
+    begin = months(now_of(world), 0)
+    world.execute(f"DROP TABLE log_s1_p{begin:%Y%m%d}")
+    monkeypatch.setattr("parlant_shard.maintain.run.COUNTED", 2)
+    longer = world.load(with_default(premake=2))
+    for _ in range(2):
+        (failure,) = upkeep.maintain(longer).failures
+        assert failure.code == "PS581"
+        assert 'default partition "log_s1_default" holds more than 2 rows' in failure.message
+        assert "--move-default-rows --move-limit" in str(failure.hint)
+    assert bounds(world) == [(str(months(begin, n)), str(months(begin, n + 1))) for n in (1, 2)]
+    maintain(world, with_default(premake=2), move=3)
+    maintain(world, with_default(premake=2))
+    assert (str(begin), str(months(begin, 1))) in bounds(world)
 
 
 def test_rows_that_others_refer_to_stay(world: World) -> None:

@@ -58,10 +58,10 @@ class Leaves(ShardTables):
                 *((r.lower, r.upper) for r in self.live[server].retired if r.parent == parent.name),
             ],
         )
-        attached = {t.name for t in existing}
+        taken = {*live, *(r.name for r in self.live[server].retired)}
         for lower, upper in free:
             name = suffixed(parent.name, partitions.suffix(lower))
-            while name in live or name in attached:  # a detached partition keeps its name
+            while name in taken:  # a retired partition keeps its name
                 name = suffixed(name, "x")
             yield self._leaf(base, logical, shard, parent, name, Bound(lower=lower, upper=upper))
 

@@ -342,7 +342,7 @@ def metrics(report: Report, wall_clock: float) -> str:
         ]
         found["archive_rows"].put(labels, sum(a.rows for a in made))
         found["archive_bytes"].put(labels, sum(a.bytes for a in made))
-        if cut.default is not None:
+        if cut.default is not None and cut.default_rows is not None:
             found["default_partition_rows"].put(labels, cut.default_rows)
     broken = {f.server for f in report.failures if f.table is None}
     for server in report.servers:

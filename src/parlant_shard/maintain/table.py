@@ -44,7 +44,7 @@ class Server:
     found: Found
     now: datetime
     move: int | None
-    taken: set[str]  # the names of tables that are there, or will be
+    taken: set[str]  # the names of tables that are there, will be, or are in an archive
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -187,7 +187,7 @@ class Work:
             )
         # Those ahead of the clock first: they are what inserts wait for.
         for lower, upper in sorted(missing, key=lambda r: (r[1] <= self.now, r[0]))[:MOST_NEW]:
-            rows = self.held.within(lower, upper) if self.held else 0
+            rows = self._held_within(lower, upper)
             if not rows:
                 free.append((lower, upper))
             else:
@@ -203,17 +203,37 @@ class Work:
                 default=guarded(made, self.leaves, self.now),
             )
 
+    def _held_within(self, lower: datetime, upper: datetime) -> int:
+        """How many rows of the default partition keep a partition of that range from being made.
+
+        Where it has too many to look at, all may: ATTACH would scan them under a lock that nobody
+        gets past, at every run. Ahead of the clock the guard finds out without such a lock.
+        """
+        if self.held is None:
+            return 0
+        made = replace(self.table, bound=Bound(lower=lower, upper=upper))
+        if self.held.hours is None and guarded(made, self.leaves, self.now) is None:
+            return self.held.rows
+        return self.held.within(lower, upper)
+
     def _kept_out(self, default: Table, kept: list[tuple[datetime, datetime, int]]) -> GivenUp:
         """One message for all partitions of a table that rows of its default partition keep out."""
         lower, upper = min(x[0] for x in kept), max(x[1] for x in kept)
         what = f'the partition of "{self.table.name}" from {lower} to {upper} is'
         if len(kept) > 1:
             what = f'{len(kept)} partitions of "{self.table.name}" between {lower} and {upper} are'
+        them = "it" if len(kept) == 1 else "them"
+        hint = f"run `parlant-shard maintain {self.server.topology.file} --move-default-rows"
+        if self.held is not None and self.held.hours is None:
+            holds = f"more than {self.held.rows} rows, too many to see whether one is of {them}"
+            hint += " --move-limit` with a larger number, in a quiet hour"
+        else:
+            holds = f"{sum(x[2] for x in kept)} rows of {them}"
+            hint += "`"
         return GivenUp(
-            message=f'{what} not made: default partition "{default.name}" holds '
-            f"{sum(x[2] for x in kept)} rows of {'it' if len(kept) == 1 else 'them'}",
+            message=f'{what} not made: default partition "{default.name}" holds {holds}',
             code="PS581",
-            hint=f"run `parlant-shard maintain {self.server.topology.file} --move-default-rows`",
+            hint=hint,
         )
 
     def _new(self, ranges: Iterable[partitions.Range]) -> Iterator[Table]:
@@ -222,7 +242,7 @@ class Work:
         patterns = indexes.patterns(rolling, self.managed.logical, self.leaves)
         for lower, upper in ranges:
             name = suffixed(self.table.name, partitions.suffix(lower))
-            while name in self.server.taken:  # a detached partition keeps its name
+            while name in self.server.taken:  # a retired partition keeps its name
                 name = suffixed(name, "x")
             self.server.taken.add(name)
             past = {

@@ -49,9 +49,9 @@ def tasks(
     partitions change. `move`: rows of default partitions are moved, where there are not more than
     that.
     """
-    server = Server(
-        topology=topology, found=found, now=now, move=move, taken=set(found.catalog.tables)
-    )
+    # A retired name is that of an archive: a second partition of it would take over its record.
+    taken = {*found.catalog.tables, *(r.name for r in found.catalog.retired)}
+    server = Server(topology=topology, found=found, now=now, move=move, taken=taken)
     every = sorted(_Tasks(server, others).all(), key=lambda t: (t.rank, t.table))
     return every, server.notices
 

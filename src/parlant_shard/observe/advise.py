@@ -323,17 +323,20 @@ class _State:
             groups.setdefault((index.table.logical, index.name), []).append(index)
         # Said already with a better reason, or about to do the work of one that goes.
         redundant = {(i.server, i.root.oid) for pair in self._covered for i in pair[:2]}
-        for group in groups.values():
+        going = {(i.server, i.root.oid) for i, *_ in self._covered}
+        # The largest first: of several that serve the same foreign key, the smallest stays.
+        for group in sorted(groups.values(), key=lambda g: -sum(i.bytes for i in g)):
             if any((i.server, i.root.oid) in redundant for i in group):
                 continue
             ages = [self._observed(i) for i in group]
             if any(a is None or a < self.limits.min_age for a in ages):
                 continue
-            if any(self._used(i) or self._needed(i) for i in group):
+            if any(self._used(i) or self._needed(i, going) for i in group):
                 continue
             reads = sum(i.table.reads for i in group)
             if reads < self.limits.reads or sum(i.bytes for i in group) < self.limits.unused_bytes:
                 continue
+            going |= {(i.server, i.root.oid) for i in group}
             yield self._unused(group, min(a for a in ages if a is not None), reads)
 
     def _unused(self, group: list[ShardIndex], age: timedelta, reads: int) -> Finding:
@@ -391,13 +394,20 @@ class _State:
         ]
         return any(scans or last for scans, last in usage)
 
-    def _needed(self, index: ShardIndex) -> bool:
-        """Whether it does more than serve reads, or serves deletes that have not come yet."""
+    def _needed(self, index: ShardIndex, going: set[tuple[str, int]]) -> bool:
+        """Whether it does more than serve reads, or serves deletes that have not come yet.
+
+        `going` are those that are advised to be dropped already, each as (server, oid).
+        """
         if not index.root.valid or any(p.protected for p in (index.root, *index.parts)):
             return True
         table = index.table
         beside = self._by_table[index.server, table.root.oid]
-        others = [i.root for i in beside if i is not index and _whole(i)]
+        others = [
+            i.root
+            for i in beside
+            if i is not index and _whole(i) and (i.server, i.root.oid) not in going
+        ]
         keys = [k for k in self.servers[index.server].foreign_keys if k.rel == table.root.oid]
         return any(
             self._serves(index.root, k) and not any(self._serves(o, k) for o in others)

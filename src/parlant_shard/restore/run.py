@@ -212,7 +212,7 @@ class _Restoring(Executor):
 
     def run(self, coordinator: db.Connection) -> Restored:
         row = self.row
-        if row is not None and row.state == "restored" and row.known and not self.beside:
+        if row is not None and self._is_there(row):
             return self._kept(row)
         resumed = self._is_resumed()
         if not resumed:
@@ -260,6 +260,15 @@ class _Restoring(Executor):
         except ShardError as error:
             self.listener("note", None, f"the record of the archive stays twice: {error.message}")
 
+    def _is_there(self, row: Retired) -> bool:
+        """Whether it is attached already, with the rows of this very archive."""
+        return (
+            row.state == "restored"
+            and row.known
+            and not self.beside
+            and row.archive == self.request.recorded
+        )
+
     def _is_resumed(self) -> bool:
         """Whether an earlier run loaded these very rows, and was killed before the attach."""
         row = self.row
@@ -269,6 +278,8 @@ class _Restoring(Executor):
             and row.present
             and not self.beside
             and row.archive == self.request.recorded
+            # Else ATTACH would refuse it, now and whenever this is run again.
+            and self.shape.fits(self.found.catalog.tables.get(self.name))
         )
 
     def _kept(self, row: Retired) -> Restored:

@@ -89,6 +89,15 @@ class Shape:
         )
         yield from self.ddl.furnish(self.like())
 
+    def fits(self, made: Table | None) -> bool:
+        """Whether a table that was made earlier still has the parent's columns and CHECKs."""
+        if made is None:
+            return False
+        checks = {(c.name, c.definition) for c in made.checks if c.name != self.check_name}
+        return _columns(made) == _columns(self.parent) and checks == {
+            (c.name, c.definition) for c in self.parent.checks
+        }
+
     def conditions(self) -> Iterator[tuple[str, Composable]]:
         """What no row of `archived` may fulfil, each with the words for it."""
         yield (
@@ -131,3 +140,11 @@ class Shape:
                 )
                 + SQL(")"),
             )
+
+
+def _columns(table: Table) -> set[tuple[str, str, bool, str | None, str, str | None]]:
+    """What ATTACH compares; a default, or an identity, may differ."""
+    return {
+        (c.name, c.type, c.not_null, c.collation, c.generated, c.default if c.generated else None)
+        for c in table.columns
+    }
