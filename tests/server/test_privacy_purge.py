@@ -24,7 +24,14 @@ from parlant_shard import workspace as placing
 from parlant_shard.apply import apply
 from parlant_shard.cli import run
 from parlant_shard.client import Router
-from parlant_shard.errors import ApplyFailed, CannotConnect, Exit, HazardNotAllowed, ShardError
+from parlant_shard.errors import (
+    ApplyFailed,
+    CannotConnect,
+    Exit,
+    HazardNotAllowed,
+    ShardError,
+    TopologyError,
+)
 from parlant_shard.planner import make_plan
 from parlant_shard.privacy import Purged
 from parlant_shard.router import Unroutable
@@ -546,6 +553,57 @@ def test_with_buckets_it_stays_away_until_it_is_added_again(
         with router.workspace("acme") as connection:
             connection.execute("INSERT INTO account (name) VALUES ('three')")
     assert make_plan(topology).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("key_type", "stored", "written_as", "none"),
+    [
+        (
+            "uuid",
+            "5e4f0a3c-6b1d-4c8e-9f2a-0d7b3c1e5a90",
+            "5E4F0A3C-6B1D-4C8E-9F2A-0D7B3C1E5A90",
+            "5e4f",
+        ),
+        ("bigint", "7", "007", "9223372036854775808"),
+    ],
+)
+def test_the_key_in_another_spelling(
+    tmp_path: Path,
+    clusters: Clusters,
+    capsys: pytest.CaptureFixture[str],
+    key_type: str,
+    stored: str,
+    written_as: str,
+    none: str,
+) -> None:
+    world = World(tmp_path, clusters)
+    ddl = f"CREATE TABLE account (id int PRIMARY KEY, workspace_id {key_type} NOT NULL);"
+    what = layout({"s1": {"buckets": "0-2047"}, "s2": {"buckets": "2048-4095"}}, ddl=ddl)
+    topology = world.load(what)
+    apply(topology)
+    file = str(written(world, what))
+    assert run(["workspace", "add", file, written_as]) == Exit.DONE
+    assert world.rows("SELECT workspace_id FROM parlant_shard.directory") == [(stored,)]
+    with Router(topology) as router, router.workspace(stored) as connection:
+        connection.execute("INSERT INTO account (id) VALUES (1)")
+    assert run(["workspace", "show", file, written_as]) == Exit.DONE
+    assert f"workspace: {stored}\n" in capsys.readouterr().out
+    target = tmp_path / "out.tar"
+    assert privacy.export(topology, written_as, file=target).rows == 1
+    for command in ("show", "add", "export", "purge"):
+        assert run(["workspace", command, file, none]) == Exit.CONFIG
+        assert f'workspace "{none}" is no {key_type}' in capsys.readouterr().err
+    done = purge(world, what, written_as)
+    assert (done.workspace, done.total) == (stored, 1)
+    assert stored_map(world).purged == (stored,)
+    assert world.rows("SELECT workspace_id, state FROM parlant_shard.directory") == [
+        (stored, "purged")
+    ]
+    # The file lists it as the map spells it, or not at all.
+    for listed, hint in ((written_as, f'write it as "{stored}"'), (none, "mend or remove it")):
+        with pytest.raises(TopologyError) as refused:
+            make_plan(world.load(layout({"s1": [listed]}, ddl=ddl)))
+        assert (refused.value.code, refused.value.hint) == ("PS326", hint)
 
 
 def test_allowed_or_not(small: World) -> None:
