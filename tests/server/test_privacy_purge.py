@@ -229,6 +229,59 @@ def test_rows_of_others_that_refer_to_its_own(world: World) -> None:
     assert states(world, "ws_c", "core") == [("active",)] * 2
 
 
+SHARED = """
+CREATE TABLE workspace (id text PRIMARY KEY);
+CREATE TABLE team (
+  id int PRIMARY KEY,
+  owner text REFERENCES workspace ON DELETE CASCADE,
+  above int REFERENCES team ON DELETE CASCADE
+);
+CREATE TABLE room (id int PRIMARY KEY, team_id int REFERENCES team ON DELETE SET NULL);
+CREATE TABLE task (
+  id int PRIMARY KEY, workspace_id text NOT NULL REFERENCES workspace ON DELETE CASCADE,
+  team_id int REFERENCES team ON DELETE CASCADE, room_id int REFERENCES room ON DELETE CASCADE
+);
+"""
+
+
+def test_rows_of_others_behind_a_table_without_the_key(tmp_path: Path, clusters: Clusters) -> None:
+    """A cascade goes on over tables that do not say whose their rows are, on every server."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout(
+        {"s1": ["a", "b"], "s2": ("east", ["c"])},
+        ddl=SHARED,
+        tables={name: {"kind": "reference"} for name in ("workspace", "team", "room")},
+    )
+    world.apply(what)
+    world.execute(
+        "INSERT INTO workspace VALUES ('a'), ('b'), ('c')",
+        "INSERT INTO team VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'b', 2), (4, 'b', NULL)",
+        "INSERT INTO room VALUES (1, 1)",
+        "INSERT INTO task_s1 VALUES (1, 'a', 1, NULL), (2, 'b', 4, 1)",
+    )
+    until(lambda: world.value("SELECT count(*) FROM room", server="east") == 1)
+    others = "SELECT array_agg((workspace_id, id)::text ORDER BY id) FROM task_{}"
+    for server, table, row in (
+        ("core", "task_s1", "(3, 'b', 1, NULL)"),
+        ("core", "task_s1", "(3, 'b', 3, NULL)"),
+        ("east", "task_s2", "(3, 'c', 3, NULL)"),
+    ):
+        world.execute(f"INSERT INTO {table} VALUES {row}", server=server)
+        with pytest.raises(ShardError) as refused:
+            purge(world, what, "a")
+        assert refused.value.code == "PS743"
+        assert f'in "{table}" on server "{server}"' in refused.value.message
+        assert 'in "workspace", over "team"' in refused.value.message
+        assert states(world, "a", "core") == [("active",)] * 2
+        world.execute(f"DELETE FROM {table} WHERE id = 3", server=server)
+    # What is left hangs on nothing that goes: the room loses its team and stays.
+    world.execute("INSERT INTO task_s2 VALUES (5, 'c', 4, 1)", server="east")
+    assert purge(world, what, "a").rows == {"task": 1, "workspace": 1}
+    assert world.rows("SELECT id FROM team") == [(4,)]
+    assert world.value(others.format("s1")) == ["(b,2)"]
+    assert world.value(others.format("s2"), server="east") == ["(c,5)"]
+
+
 # --- the small schema -----------------------------------------------------------------------------
 
 REFERENCES = "CREATE TABLE workspace (id text PRIMARY KEY, name text);" + SCHEMA.replace(
