@@ -9,8 +9,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from parlant_shard.db import Connection
-from parlant_shard.errors import RoutingError
-from parlant_shard.shardmap import ShardMap
+from parlant_shard.errors import RoutingError, TopologyError
+from parlant_shard.shardmap import ShardMap, spelled
 from parlant_shard.sqlfiles import queries
 
 CHANNEL = "parlant_shard"
@@ -47,6 +47,18 @@ def _let_read(connection: Connection, role: str) -> None:
     name = sql.Identifier(role)
     connection.execute(sql.SQL("GRANT USAGE ON SCHEMA parlant_shard TO {}").format(name))
     connection.execute(sql.SQL("GRANT SELECT ON parlant_shard.map TO {}").format(name))
+
+
+def spell(shard_map: ShardMap, workspace: str) -> str:
+    """A workspace as the map knows it, however a user wrote it. Raises TopologyError (PS326)."""
+    text = spelled(workspace, shard_map.key_type)
+    if text is None:
+        raise TopologyError(
+            f'workspace "{workspace}" is no {shard_map.key_type}, which "{shard_map.key}" is',
+            code="PS326",
+            hint="`parlant-shard workspace list` shows the workspaces",
+        )
+    return text
 
 
 def load(connection: Connection, topology: str) -> ShardMap | None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from parlant_shard.errors import RoutingError
 from parlant_shard.names import suffixed
@@ -32,6 +33,25 @@ def bucket(workspace: str) -> int:
     """
     digest = sha256(workspace.encode()).digest()
     return (digest[0] * 256 + digest[1]) % BUCKETS
+
+
+_INTEGERS = {"smallint": 15, "integer": 31, "bigint": 63}
+
+
+def spelled(workspace: str, key_type: str) -> str | None:
+    """A workspace as PostgreSQL writes values of the key's type; None for what is none of it.
+
+    The map and the directory know each workspace by this text, and buckets are computed from it.
+    """
+    try:
+        if key_type == "uuid":
+            return str(UUID(workspace))
+        if key_type in _INTEGERS:
+            number, limit = int(workspace), 1 << _INTEGERS[key_type]
+            return str(number) if -limit <= number < limit else None
+    except ValueError:
+        return None
+    return workspace
 
 
 class Placer:

@@ -12,12 +12,24 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from parlant_shard import db
+from parlant_shard import db, journal, mapstore
 from parlant_shard.apply import run_lock
 from parlant_shard.errors import ApplyFailed, TopologyError
 from parlant_shard.shardmap import shard_of
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
+
+
+def spelled(topology: Topology, workspace: str) -> str:
+    """A workspace as the stored map spells it, or as it is where none is stored.
+
+    Raises TopologyError (PS326), CannotConnect.
+    """
+    with db.session(topology, topology.coordinator) as coordinator:
+        if not journal.exists(coordinator, topology.coordinator):
+            return workspace
+        shard_map = mapstore.load(coordinator, topology.name)
+    return workspace if shard_map is None else mapstore.spell(shard_map, workspace)
 
 
 def choose_shard(topology: Topology, workspace: str, to: str | None) -> str:

@@ -24,7 +24,14 @@ from parlant_shard import workspace as placing
 from parlant_shard.apply import apply
 from parlant_shard.cli import run
 from parlant_shard.client import Router
-from parlant_shard.errors import ApplyFailed, CannotConnect, Exit, HazardNotAllowed, ShardError
+from parlant_shard.errors import (
+    ApplyFailed,
+    CannotConnect,
+    Exit,
+    HazardNotAllowed,
+    ShardError,
+    TopologyError,
+)
 from parlant_shard.planner import make_plan
 from parlant_shard.privacy import Purged
 from parlant_shard.router import Unroutable
@@ -220,6 +227,59 @@ def test_rows_of_others_that_refer_to_its_own(world: World) -> None:
     assert '"parlant_agent_workflow_shard_3" on server "east"' in refused.value.message
     assert contents(world) == before
     assert states(world, "ws_c", "core") == [("active",)] * 2
+
+
+SHARED = """
+CREATE TABLE workspace (id text PRIMARY KEY);
+CREATE TABLE team (
+  id int PRIMARY KEY,
+  owner text REFERENCES workspace ON DELETE CASCADE,
+  above int REFERENCES team ON DELETE CASCADE
+);
+CREATE TABLE room (id int PRIMARY KEY, team_id int REFERENCES team ON DELETE SET NULL);
+CREATE TABLE task (
+  id int PRIMARY KEY, workspace_id text NOT NULL REFERENCES workspace ON DELETE CASCADE,
+  team_id int REFERENCES team ON DELETE CASCADE, room_id int REFERENCES room ON DELETE CASCADE
+);
+"""
+
+
+def test_rows_of_others_behind_a_table_without_the_key(tmp_path: Path, clusters: Clusters) -> None:
+    """A cascade goes on over tables that do not say whose their rows are, on every server."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout(
+        {"s1": ["a", "b"], "s2": ("east", ["c"])},
+        ddl=SHARED,
+        tables={name: {"kind": "reference"} for name in ("workspace", "team", "room")},
+    )
+    world.apply(what)
+    world.execute(
+        "INSERT INTO workspace VALUES ('a'), ('b'), ('c')",
+        "INSERT INTO team VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'b', 2), (4, 'b', NULL)",
+        "INSERT INTO room VALUES (1, 1)",
+        "INSERT INTO task_s1 VALUES (1, 'a', 1, NULL), (2, 'b', 4, 1)",
+    )
+    until(lambda: world.value("SELECT count(*) FROM room", server="east") == 1)
+    others = "SELECT array_agg((workspace_id, id)::text ORDER BY id) FROM task_{}"
+    for server, table, row in (
+        ("core", "task_s1", "(3, 'b', 1, NULL)"),
+        ("core", "task_s1", "(3, 'b', 3, NULL)"),
+        ("east", "task_s2", "(3, 'c', 3, NULL)"),
+    ):
+        world.execute(f"INSERT INTO {table} VALUES {row}", server=server)
+        with pytest.raises(ShardError) as refused:
+            purge(world, what, "a")
+        assert refused.value.code == "PS743"
+        assert f'in "{table}" on server "{server}"' in refused.value.message
+        assert 'in "workspace", over "team"' in refused.value.message
+        assert states(world, "a", "core") == [("active",)] * 2
+        world.execute(f"DELETE FROM {table} WHERE id = 3", server=server)
+    # What is left hangs on nothing that goes: the room loses its team and stays.
+    world.execute("INSERT INTO task_s2 VALUES (5, 'c', 4, 1)", server="east")
+    assert purge(world, what, "a").rows == {"task": 1, "workspace": 1}
+    assert world.rows("SELECT id FROM team") == [(4,)]
+    assert world.value(others.format("s1")) == ["(b,2)"]
+    assert world.value(others.format("s2"), server="east") == ["(c,5)"]
 
 
 # --- the small schema -----------------------------------------------------------------------------
@@ -468,6 +528,10 @@ ALTER TABLE team ADD FOREIGN KEY (lead_id) REFERENCES person (id);
 CREATE TABLE heap (workspace_id text NOT NULL, filler text);
 CREATE TABLE audited (id int PRIMARY KEY, workspace_id text NOT NULL, replaces int);
 ALTER TABLE audited ADD FOREIGN KEY (replaces) REFERENCES audited (id) ON DELETE RESTRICT;
+CREATE TABLE page (
+  kind text, id int, workspace_id text NOT NULL, parent_kind text, parent_id int,
+  PRIMARY KEY (kind, id), FOREIGN KEY (parent_kind, parent_id) REFERENCES page
+);
 CREATE TABLE machine (id int PRIMARY KEY, workspace_id text, note text);
 """
 
@@ -489,9 +553,12 @@ def test_cycles_and_tables_without_an_index(tmp_path: Path, clusters: Clusters) 
             f"INSERT INTO heap_s1 SELECT '{ws}', repeat('x', 500) FROM generate_series(1, 9000)",
             f"INSERT INTO audited_s1 SELECT n + {low}, '{ws}', nullif(n + {low} - 1, {low}) "
             "FROM generate_series(1, 300) n",
+            # With MATCH SIMPLE a reference is none where one of its columns is NULL.
+            f"INSERT INTO page_s1 SELECT 'p', n + {low}, '{ws}', 'p', nullif(n + {low} - 1, {low}) "
+            "FROM generate_series(1, 300) n",
             f"INSERT INTO machine VALUES ({low}, '{ws}', 'mine')",
         )
-    tables = ("node_s1", "team_s1", "person_s1", "heap_s1", "audited_s1", "machine")
+    tables = ("node_s1", "team_s1", "person_s1", "heap_s1", "audited_s1", "page_s1", "machine")
 
     def count(ws: str) -> list[int]:
         return [
@@ -499,9 +566,9 @@ def test_cycles_and_tables_without_an_index(tmp_path: Path, clusters: Clusters) 
         ]
 
     before = count("b")
-    assert before == [501, 40, 900, 9000, 300, 1]
+    assert before == [501, 40, 900, 9000, 300, 300, 1]
     done = purge(world, what, "a")
-    assert count("a") == [0] * 6
+    assert count("a") == [0] * 7
     assert count("b") == before
     assert done.total == sum(before)
     titles = " ".join(s.title for s in done.plan.steps)
@@ -539,6 +606,57 @@ def test_with_buckets_it_stays_away_until_it_is_added_again(
         with router.workspace("acme") as connection:
             connection.execute("INSERT INTO account (name) VALUES ('three')")
     assert make_plan(topology).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("key_type", "stored", "written_as", "none"),
+    [
+        (
+            "uuid",
+            "5e4f0a3c-6b1d-4c8e-9f2a-0d7b3c1e5a90",
+            "5E4F0A3C-6B1D-4C8E-9F2A-0D7B3C1E5A90",
+            "5e4f",
+        ),
+        ("bigint", "7", "007", "9223372036854775808"),
+    ],
+)
+def test_the_key_in_another_spelling(
+    tmp_path: Path,
+    clusters: Clusters,
+    capsys: pytest.CaptureFixture[str],
+    key_type: str,
+    stored: str,
+    written_as: str,
+    none: str,
+) -> None:
+    world = World(tmp_path, clusters)
+    ddl = f"CREATE TABLE account (id int PRIMARY KEY, workspace_id {key_type} NOT NULL);"
+    what = layout({"s1": {"buckets": "0-2047"}, "s2": {"buckets": "2048-4095"}}, ddl=ddl)
+    topology = world.load(what)
+    apply(topology)
+    file = str(written(world, what))
+    assert run(["workspace", "add", file, written_as]) == Exit.DONE
+    assert world.rows("SELECT workspace_id FROM parlant_shard.directory") == [(stored,)]
+    with Router(topology) as router, router.workspace(stored) as connection:
+        connection.execute("INSERT INTO account (id) VALUES (1)")
+    assert run(["workspace", "show", file, written_as]) == Exit.DONE
+    assert f"workspace: {stored}\n" in capsys.readouterr().out
+    target = tmp_path / "out.tar"
+    assert privacy.export(topology, written_as, file=target).rows == 1
+    for command in ("show", "add", "export", "purge"):
+        assert run(["workspace", command, file, none]) == Exit.CONFIG
+        assert f'workspace "{none}" is no {key_type}' in capsys.readouterr().err
+    done = purge(world, what, written_as)
+    assert (done.workspace, done.total) == (stored, 1)
+    assert stored_map(world).purged == (stored,)
+    assert world.rows("SELECT workspace_id, state FROM parlant_shard.directory") == [
+        (stored, "purged")
+    ]
+    # The file lists it as the map spells it, or not at all.
+    for listed, hint in ((written_as, f'write it as "{stored}"'), (none, "mend or remove it")):
+        with pytest.raises(TopologyError) as refused:
+            make_plan(world.load(layout({"s1": [listed]}, ddl=ddl)))
+        assert (refused.value.code, refused.value.hint) == ("PS326", hint)
 
 
 def test_allowed_or_not(small: World) -> None:

@@ -51,9 +51,11 @@ def workspace_show(
 ) -> None:
     """Where one workspace lives."""
     from parlant_shard import status as looking
+    from parlant_shard import workspace as placing
     from parlant_shard.shardmap import bucket, shard_of
 
     topology = load(file)
+    workspace = placing.spelled(topology, workspace)
     row = next((r for r in looking.workspaces(topology) if r["workspace"] == workspace), None)
     shard = row["shard"] if row else shard_of(topology, workspace)
     if shard is None:
@@ -90,6 +92,8 @@ def workspace_add(
     from parlant_shard.errors import ApplyFailed
 
     topology = load(file)
+    placing.choose_shard(topology, workspace, to)  # what the file refuses asks no server
+    workspace = placing.spelled(topology, workspace)
     shard = placing.choose_shard(topology, workspace, to)
     placing.forget_purge(topology, workspace)
     if not placing.needs_edit(topology, workspace, shard):
@@ -147,7 +151,7 @@ def workspace_export(
         tell(f"note: {notice}")
     filled = sum(t["rows"] > 0 for t in done.tables)
     typer.echo(
-        f"workspace {workspace}: {done.rows} rows of {filled} tables in {done.file} "
+        f"workspace {done.workspace}: {done.rows} rows of {filled} tables in {done.file} "
         f"({done.bytes} bytes)"
     )
 

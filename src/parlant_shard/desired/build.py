@@ -24,7 +24,8 @@ from parlant_shard.desired.model import (
     Peer,
 )
 from parlant_shard.desired.wall import Wall
-from parlant_shard.shardmap import bucket
+from parlant_shard.errors import TopologyError
+from parlant_shard.shardmap import bucket, spelled
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import AUDIT_TABLE, Topology
 
@@ -63,6 +64,7 @@ class _Builder(Leaves, Federation):
         self.shards_of: dict[str, list[str]] = {name: [] for name in topology.servers}
         for shard, options in topology.shards.items():
             self.shards_of[options.server].append(shard)
+        self._check_listed()
         self.listed = {w: s for s, o in topology.shards.items() for w in o.workspaces}
         self.replicated = {
             name for name in topology.servers if self.shards_of[name] and self._may_replicate(name)
@@ -136,6 +138,26 @@ class _Builder(Leaves, Federation):
         if audit.audited(self.topology) or parent.name in self.live[server].tables:
             yield parent
             yield from self._leaves(base, AUDIT_TABLE, shard, server, parent)
+
+    def _check_listed(self) -> None:
+        """The directory, the map and buckets go by one text of a workspace: the key type's own."""
+        key_type = self.tenancy.key_type
+        for shard, options in self.topology.shards.items():
+            for number, workspace in enumerate(options.workspaces):
+                text = spelled(workspace, key_type)
+                if text != workspace:
+                    path = f"shards.{shard}.workspaces.{number}"
+                    raise TopologyError(
+                        f'workspace "{workspace}" is no {key_type}, which "{self.tenancy.key}" is'
+                        if text is None
+                        else f'workspace "{workspace}" is written otherwise than PostgreSQL writes '
+                        f"a {key_type}",
+                        code="PS326",
+                        hint="mend or remove it" if text is None else f'write it as "{text}"',
+                        file=str(self.topology.file),
+                        line=self.topology.line(path),
+                        path=path,
+                    )
 
     def _directory(self) -> frozenset[Placement]:
         refused = {

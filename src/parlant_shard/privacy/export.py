@@ -90,25 +90,26 @@ def export(
     """Write the rows of a workspace to a file. Changes nothing on the servers.
 
     A killed export leaves `<name>.part` at most, which the next one overwrites: a snapshot cannot
-    be taken up again, so it starts over. Raises TopologyError (PS324) for an unknown workspace.
+    be taken up again, so it starts over. Raises TopologyError (PS324) for an unknown workspace,
+    (PS326) for what cannot be one.
     """
     began = time.monotonic()
     home = find_home(topology, workspace)
-    target, part = _paths(workspace, file)
+    target, part = _paths(home.workspace, file)
     _refuse_existing(target)
     with ExitStack() as stack:
         entry = stack.enter_context(trail.recorded(topology, "workspace export", tell=tell))
-        entry.objects = [workspace]
+        entry.objects = [home.workspace]
         tarball = stack.enter_context(Tarball(part))
         sources = _sources(topology, home, stack)
-        tables = [_member(tarball, source, workspace, tell) for source in sources.members()]
+        tables = [_member(tarball, source, home.workspace, tell) for source in sources.members()]
         data = _manifest(topology, home, sources, tables)
         tarball.text(MANIFEST, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         _refuse_existing(target)
         size = tarball.commit(target)
         entry.detail = {"tables": len(tables), "rows": sum(t["rows"] for t in tables)}
     return Exported(
-        workspace=workspace,
+        workspace=home.workspace,
         shard=home.shard,
         file=target,
         bytes=size,

@@ -19,7 +19,10 @@ from parlant_shard.topology import Topology
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Home:
-    """A workspace with its shard and server; `state` is None where nothing is recorded of it."""
+    """A workspace with its shard and server; `state` is None where nothing is recorded of it.
+
+    `workspace` is spelled as the map knows it, not as somebody wrote it.
+    """
 
     workspace: str
     shard: str
@@ -29,7 +32,7 @@ class Home:
 
 
 def find_home(topology: Topology, workspace: str) -> Home:
-    """Ask the coordinator. Raises TopologyError (PS324), ShardError (PS520)."""
+    """Ask the coordinator. Raises TopologyError (PS324, PS326), ShardError (PS520)."""
     with db.session(topology, topology.coordinator) as connection:
         return home_of(topology, workspace, connection)
 
@@ -43,6 +46,7 @@ def home_of(topology: Topology, workspace: str, coordinator: db.Connection) -> H
             code="PS520",
             hint=f"run `parlant-shard apply {topology.file}` first",
         )
+    workspace = mapstore.spell(shard_map, workspace)
     row = coordinator.execute(
         "SELECT d.shard, d.state FROM parlant_shard.directory d "
         "WHERE d.topology = %s AND d.workspace_id = %s",

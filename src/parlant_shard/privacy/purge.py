@@ -99,8 +99,9 @@ def purge(
     """Delete all rows of a workspace on all servers, and make routers refuse it from then on.
 
     Holds the topology's lock alone. Every state is committed and every action can be repeated: a
-    killed run is resumed by the same call. Raises TopologyError (PS324), Locked, HazardNotAllowed,
-    CannotConnect and ShardError (PS743) before anything changed, ApplyFailed afterwards.
+    killed run is resumed by the same call. Raises TopologyError (PS324, PS326), Locked,
+    HazardNotAllowed, CannotConnect and ShardError (PS743) before anything changed, ApplyFailed
+    afterwards.
     """
     began = time.monotonic()
     with (
@@ -115,6 +116,7 @@ def purge(
         entry.objects, entry.write = [workspace], not dry_run
         clear_dead_sessions(topology, listener)
         home = home_of(topology, workspace, lock)
+        entry.objects = [home.workspace]
         site = _Site(topology, home)
         found = site.survey()
         refuse_entangled(topology, home, site.live, found)
@@ -133,7 +135,7 @@ def purge(
                 found = run.deleted
                 entry.detail["rows"] = totals(found)
         return Purged(
-            workspace=workspace,
+            workspace=home.workspace,
             shard=home.shard,
             server=home.server,
             state="purged" if run_id or not plan.steps else home.state,

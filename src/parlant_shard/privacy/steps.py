@@ -154,7 +154,7 @@ def _clear(workspace: str, stage: Stage, holding: Holding, fk: ForeignKey) -> St
     update = SQL("UPDATE ONLY {} SET {}").format(
         holding.name, SQL(", ").join(SQL("{} = NULL").format(Identifier(c)) for c in columns)
     )
-    still = SQL(" AND NOT ({}) IS NULL").format(
+    still = SQL(" AND NOT ({} IS NULL)").format(
         SQL(" IS NULL AND ").join(Identifier(c) for c in columns)
     )
     return _step(

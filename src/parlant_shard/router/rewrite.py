@@ -26,7 +26,7 @@ from parlant_shard.router.splice import (
     Turn,
 )
 from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
-from parlant_shard.shardmap import ShardMap, search_name
+from parlant_shard.shardmap import ShardMap, search_name, spelled
 
 _CACHED_TEXTS = 16_384
 _UNKNOWN = object()
@@ -546,13 +546,12 @@ def key_text(value: Any, key_type: str) -> str:
             "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its name"
         )
     try:
-        if key_type == "uuid" and not isinstance(value, UUID):
-            return str(UUID(str(value)))
-        if key_type in {"bigint", "integer", "smallint"}:
-            return str(int(str(value)))
-        return str(value)
+        text = str(value) if isinstance(value, UUID) else spelled(str(value), key_type)
     except ValueError:
-        return str(value) if isinstance(value, str) else repr(value)[:64]
+        text = None
+    if text is not None:
+        return text
+    return value if isinstance(value, str) else repr(value)[:64]
 
 
 def _id(value: Any) -> Any:
