@@ -633,6 +633,15 @@ def test_a_workspace_that_outgrows_every_server_is_told() -> None:
     assert all(m[0] != "a" for advice in rest for m in advice.moves)
 
 
+def test_a_shard_that_the_file_puts_on_a_server_that_is_down() -> None:
+    """Its tables are still where it was, so its workspaces are measured, and the shard is not."""
+    found = topology({"s1": ("core", ["a"]), "s2": ("east", ["b"])})
+    numbers = {("a", "s1"): (40, 1.0), ("b", "s2"): (40, 1.0)}
+    whole = world(found, numbers, {"core": 100}, {"s1": 50, "s2": 50})
+    partly = replace(whole, shards=tuple(o for o in whole.shards if o.name == "s1"))
+    assert {a.name for a in advise(found, partly, days=365)} == {"s1", "core"}
+
+
 def test_workspaces_in_buckets_cannot_be_named() -> None:
     found = topology({"s1": ("core", ["a"]), "s2": ("east", [])})
     numbers = {("a", "s1"): (1, 0.0), ("z", "s1"): (50, 0.2)}

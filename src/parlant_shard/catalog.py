@@ -332,7 +332,7 @@ class Retired:
 
     `state` is detaching, detached, archived, restoring or restored. `detached_at` is by the clock
     of that run, in UTC. `archive` is the manifest, relative to the target (or a URL); one that was
-    restored is not detached before `kept_until`.
+    restored is not detached before `kept_until`, which stays when it is.
     """
 
     name: str
@@ -349,6 +349,11 @@ class Retired:
     rows: int | None = None
     known: bool = True  # the very table is still there
     present: bool = True  # and detached
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it was restored beside its table, for a time, and not attached since."""
+        return self.archive is not None and self.kept_until is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

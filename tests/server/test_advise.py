@@ -412,6 +412,28 @@ def test_the_age_of_what_was_observed(world: World) -> None:
     assert again.since > core.now
 
 
+def test_a_server_that_was_promoted(world: World) -> None:
+    """Its counters do not say what the primary before it used."""
+    world.apply(ONE)
+    fill(world)
+    topology = world.load(ONE)
+    seen = observe(topology, statements=False)
+    core = seen.servers["core"]
+    assert core.timeline == 1
+    limits = replace(ANY, small_table=0)
+
+    def judged(timeline: int | None) -> Finding:
+        server = replace(core, timeline=timeline)
+        found = judge(replace(seen, servers={"core": server}), declarations(topology), limits)
+        (one,) = (f for f in of(found, Kind.UNUSED) if f.index == "item_note_idx")
+        return one
+
+    assert judged(1).sure
+    assert judged(None).sure
+    assert not judged(2).sure
+    assert 'server "core" was promoted or restored once' in judged(2).unless
+
+
 def test_a_replica_uses_it(world: World) -> None:
     what = Layout(
         text=json.dumps(

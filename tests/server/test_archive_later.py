@@ -23,7 +23,7 @@ from test_archive import (
     there,
     this_month,
 )
-from test_maintain import months, now_of, put
+from test_maintain import cut, months, now_of, put
 from test_maintain_crash import written
 
 from parlant_shard import maintain as upkeep
@@ -155,6 +155,37 @@ def test_rows_that_come_after_the_archive(world: World) -> None:
     assert world.rows("SELECT body FROM log_s1") == [(None,)]
     restore(topology, f"{name}_x", beside=True)
     assert world.rows(f"SELECT body FROM {name}_x") == [("late",)]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_longer_retention_keeps_what_was_restored(world: World, by_hand: bool) -> None:
+    """Detached once more it is no copy: it is kept, as one that was never archived."""
+    what = layout({"s1": ["a"]}, tables=kept())
+    world.apply(what)
+    put(world, now_of(world))
+    name = this_month(world)
+    later, _ = expire(world, what)
+    restore(world.load(what), name, beside=by_hand, keep=Interval(1, "day"))
+    if by_hand:
+        start, end = months(now_of(world), 0), months(now_of(world), 1)
+        world.execute(
+            f"ALTER TABLE log_s1 ATTACH PARTITION {name} FOR VALUES FROM ('{start}Z') TO ('{end}Z')"
+        )
+    upkeep.maintain(world.load(what), now=later)
+    assert world.value("SELECT count(*) FROM log_s1") == 0
+    assert retired(world)[name][0] == "detached"
+    longer = layout({"s1": ["a"]}, tables=cut("1 month", 1, retention="2 years", archive="old/"))
+    due = later + timedelta(days=30)
+    report = upkeep.maintain(world.load(longer), now=due)
+    assert any("would not have expired" in n for n in report.notices)
+    assert there(world, name)
+    upkeep.maintain(world.load(what), now=due)
+    assert not there(world, name)
+    assert retired(world)[name][0] == "archived"
+    # A copy that nobody attached goes again, whatever the retention is.
+    restore(world.load(what), name, beside=True, keep=Interval(1, "day"))
+    upkeep.maintain(world.load(longer), now=due)
+    assert retired(world)[name][0] == "archived"
 
 
 def test_types_that_changed(world: World) -> None:

@@ -215,6 +215,28 @@ def test_retention_makes_growth_end(world: World) -> None:
     assert any("stay on the disk" in n for n in report.found.servers[0].notices)
 
 
+def test_retention_of_recorded_changes(world: World) -> None:
+    """They leave by `audit:`, as rows of a table do by its `partition:`."""
+    what = layout(
+        {"s1": ["a"]},
+        ddl=SCHEMA,
+        tables={"note": {"audit": True}},
+        audit={"retention": "20 weeks", "archive": "old/"},
+    )
+    world.apply(what)
+    now = world.value("SELECT now() AT TIME ZONE 'UTC'")
+    world.execute(
+        f"CREATE TABLE past PARTITION OF parlant_shard_audit_s1 FOR VALUES FROM (MINVALUE) "
+        f"TO ('{now:%Y-%m}-01Z')",
+        "INSERT INTO parlant_shard_audit_s1 (at, transaction_id, workspace_id, table_name, "
+        "operation, row_key, actor) SELECT (timestamp "
+        f"'{now}' - interval '1 day' * (140 * random())) AT TIME ZONE 'UTC', '1', 'a', 'note', "
+        "'insert', '{}', 'x' FROM generate_series(1, 14000)",
+        "ANALYZE parlant_shard_audit_s1",
+    )
+    assert named(forecast(world, what, now=now), "table", "parlant_shard_audit")["law"] == "steady"
+
+
 def test_what_was_archived_came_in_too(world: World) -> None:
     partition = {"by": "at", "every": "1 week", "retention": "4 weeks", "archive": "old/"}
     what = layout({"s1": ["a"]}, ddl=SCHEMA, tables={"log": {"partition": partition}})

@@ -121,6 +121,8 @@ class _State:
 def advise(topology: Topology, found: Outlooks, *, days: float) -> tuple[Recommendation, ...]:
     """Return what to do, the most urgent first. `days` is the horizon."""
     weeks = min(math.ceil(days / STEP) + 1, len(GRID))
+    # A shard whose server is down is not, though its tables may be found where it was before.
+    measured = {o.name for o in found.shards}
     state = _State(
         topology,
         servers={o.name: _load(o, weeks) for o in found.servers},
@@ -128,7 +130,7 @@ def advise(topology: Topology, found: Outlooks, *, days: float) -> tuple[Recomme
         workspaces={
             (o.name, str(o.shard)): _load(o, weeks)
             for o in found.workspaces
-            if isinstance(o.growth, Growth) and o.shard in topology.shards
+            if isinstance(o.growth, Growth) and o.shard in measured
         },
     )
     state.at = {key: key[1] for key in state.workspaces}

@@ -188,8 +188,7 @@ def _table(
     now: datetime,
     most: float,
 ) -> None:
-    options = topology.tables.get(row["logical"])
-    partition = options.partition if options is not None else None
+    partition = topology.partition_of(row["logical"])
     moment = _moment(row["moments"] or [], partition)
     stock = Stock(
         server=found.server,

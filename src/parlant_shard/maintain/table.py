@@ -357,8 +357,9 @@ class Work:
                 continue
             if table is None or row.detached_at is None:
                 continue
-            is_copy = row.archive is not None  # restored beside its table, for a time
-            if not is_copy and (cutoff is None or (row.upper is not None and row.upper > cutoff)):
+            if not row.is_copy and (
+                cutoff is None or (row.upper is not None and row.upper > cutoff)
+            ):
                 again.append((row, table))
                 continue
             if partition.archive is None or row.detached_at + partition.grace.timedelta > self.now:

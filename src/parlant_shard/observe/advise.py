@@ -348,6 +348,13 @@ class _State:
         unless = "a rare job (month end, a restore, an audit) needs it"
         if not known:
             unless += "; it was made after the statistics began, which the journal does not say"
+        promoted = {i.server for i in group if (self.servers[i.server].timeline or 1) > 1}
+        if promoted:
+            names = ", ".join(f'"{name}"' for name in sorted(promoted))
+            unless += (
+                f"; it was used on the primary before: server {names} was promoted or restored "
+                "once, and its counters are its own only"
+            )
         if not all(self.topology.servers[i.server].replicas for i in group):
             unless += "; a replica that the topology does not name uses it"
         if expression:
@@ -358,7 +365,7 @@ class _State:
             Kind.UNUSED,
             group,
             [(i.server, remedy.drop(self.ddl, i)) for i in group],
-            sure=known and not small,
+            sure=known and not small and not promoted,
             bytes=sum(i.bytes for i in group),
             evidence=f"no scan on {len(group)} {'shards' if group[0].table.shard else 'servers'}"
             f"{of_them} in {_span(age)}, in which the table was read {reads} times",

@@ -189,6 +189,7 @@ class ServerFigures:
     replicas: tuple[Replica, ...] = ()
     statements: tuple[Statement, ...] | None = None
     statements_since: datetime | None = None
+    timeline: int | None = None  # above 1 it was promoted; None where it does not say
     notices: tuple[str, ...] = ()
 
     @property

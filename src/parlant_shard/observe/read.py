@@ -179,8 +179,16 @@ class _Reader:
             ),
             tables=tables,
             indexes=tuple(IndexFigures(**_tuples(i)) for i in indexes),
+            timeline=self.timeline(),
             notices=tuple(notices),
         )
+
+    def timeline(self) -> int | None:
+        try:
+            number: int | None = self.rows("timeline")[0]["timeline"]
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+            return None  # services without WAL files of their own refuse it
+        return number
 
     def tables(self) -> tuple[TableFigures, ...]:
         rows = self.rows("tables", topology=self.topology.name, namespace=self.topology.namespace)

@@ -178,6 +178,8 @@ class Upkeep(Builder):
             "{}::timestamp, 'detaching') ON CONFLICT (topology, name) DO UPDATE SET "
             "relid = EXCLUDED.relid, lower_bound = EXCLUDED.lower_bound, "
             "upper_bound = EXCLUDED.upper_bound, state = 'detaching', detached_at = NULL, "
+            # Without it, one that was restored would count as a copy beside its table.
+            "kept_until = coalesce(retired.kept_until, {}::timestamp), "
             "updated_at = pg_catalog.now()"
         ).format(
             *map(
@@ -191,6 +193,7 @@ class Upkeep(Builder):
                     table.parent,
                     _text(table.bound.lower),
                     _text(table.bound.upper),
+                    _text(change.now),
                 ),
             )
         )

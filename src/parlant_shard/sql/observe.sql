@@ -19,6 +19,12 @@ SELECT current_setting('server_version') AS version,
   FROM pg_catalog.pg_stat_database d
  WHERE d.datname = current_database();
 
+-- name: timeline
+-- Above 1 the server was promoted once: the counters of the one before it did not come along.
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int
+       END AS timeline;
+
 -- name: applied
 -- Whether the schema parlant_shard is there.
 SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
