@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -440,6 +441,45 @@ def test_rows_that_come_meanwhile(small: World) -> None:
     assert states(small, "c", "east") == [("purging",), ("purged",)]
     purge(small, SMALL, "c")
     assert of(contents(small, SMALL), "c") == {}
+
+
+def test_a_transaction_that_was_open_at_the_close(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows come with its commit, after every look that does not wait for it."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout({"s1": ["a"], "s2": ("east", ["b"])}, tables=cut("1 month", 1))
+    world.apply(what)
+    put = "INSERT INTO account_s2 (workspace_id, name) VALUES ('b', 'late')"
+    world.execute(put, server="east")
+    with world.connect("east") as late:
+        late.execute("BEGIN")
+        late.execute(put)
+        pid = late.info.backend_pid
+        monkeypatch.setattr(sys.modules["parlant_shard.privacy.purge"], "WRITERS", 0.3)
+        with pytest.raises(ApplyFailed) as refused:
+            purge(world, what, "b")
+        assert refused.value.code == "PS749"
+        assert f'pid {pid} ("{late.info.user}") wrote to "account_s2"' in refused.value.message
+        assert states(world, "b", "core")[:1] == [("purging",)]
+        monkeypatch.undo()
+        notes = []
+
+        def commit(event: str, _step: Any, text: str) -> None:
+            if event == "note" and f"pid {pid}" in text:
+                notes.append(text)
+                late.execute("COMMIT")
+
+        assert purge(world, what, "b", listener=commit).rows == {"account": 1}
+    assert len(notes) == 1
+    assert world.value("SELECT count(*) FROM account_s2", server="east") == 0
+    # Neither reading nor the rows of others that come and go are waited for.
+    with world.connect("east") as reader, world.connect() as other:
+        reader.execute("BEGIN")
+        reader.execute("SELECT FROM account_s2")
+        other.execute("BEGIN")
+        other.execute("CREATE TEMP TABLE mine (n int)")
+        assert purge(world, what, "a").total == 0
 
 
 def test_a_view_that_leads_elsewhere(small: World) -> None:
