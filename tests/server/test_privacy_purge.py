@@ -33,8 +33,11 @@ from parlant_shard.errors import (
     ShardError,
     TopologyError,
 )
+from parlant_shard.executor import Executor
+from parlant_shard.plan import Step
 from parlant_shard.planner import make_plan
 from parlant_shard.privacy import Purged
+from parlant_shard.privacy.steps import Stage
 from parlant_shard.router import Unroutable
 from parlant_shard.shardmap import ShardMap
 from servers import Clusters
@@ -697,6 +700,58 @@ def test_the_key_in_another_spelling(
         with pytest.raises(TopologyError) as refused:
             make_plan(world.load(layout({"s1": [listed]}, ddl=ddl)))
         assert (refused.value.code, refused.value.hint) == ("PS326", hint)
+
+
+@pytest.mark.parametrize("stage", [Stage.ROWS, Stage.COPIES])
+def test_interrupted_between_two_batches(
+    small: World, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """Ctrl-C meets a lane at rest: nothing is cancelled, and the step is not done all the same."""
+    execute, events = Executor._execute, []
+
+    def interrupt(self: Executor, step: Step) -> None:
+        if step.phase == stage:
+            self._interrupt()
+        execute(self, step)
+
+    def heard(event: str, step: Step | None, _text: str) -> None:
+        if step is not None and step.phase == stage:
+            events.append(event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Executor, "_execute", interrupt)
+        with pytest.raises(ApplyFailed) as interrupted:
+            purge(small, SMALL, "c", listener=heard)
+    assert interrupted.value.code == "PS515"
+    assert events == ["start"]
+    trail = "SELECT result, detail->>'code' FROM parlant_shard.audit ORDER BY id DESC LIMIT 2"
+    if stage is Stage.ROWS:
+        assert small.rows(trail) == [("failed", "PS515")] * 2
+    purge(small, SMALL, "c")
+    assert of(contents(small, SMALL), "c") == {}
+
+
+def test_apply_interrupted_between_two_batches(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, clusters)
+    world.apply(layout({"s1": ["a"]}))
+    world.execute("INSERT INTO account_s1 (workspace_id, name) VALUES ('a', 'one')")
+    token = SCHEMA.replace("name text\n", "name text, token uuid DEFAULT gen_random_uuid()\n")
+    more = layout({"s1": ["a"]}, ddl=token)
+    batches = Executor._batches
+
+    def interrupt(self: Executor, step: Step) -> None:
+        self._interrupt()
+        batches(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Executor, "_batches", interrupt)
+        with pytest.raises(ApplyFailed) as interrupted:
+            world.apply(more)
+    assert interrupted.value.code == "PS515"
+    world.apply(more)
+    assert world.value("SELECT count(token) FROM account_s1") == 1
 
 
 def test_allowed_or_not(small: World) -> None:

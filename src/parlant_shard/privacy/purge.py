@@ -420,6 +420,7 @@ class _Purge(Run):
             factor = 2 if took < _BATCH_SECONDS / 2 else 0.5 if took > _BATCH_SECONDS else 1
             batch.size = max(1, min(_LARGEST_BATCH, int(batch.size * factor)))
             self.stop.wait(took * _REST)
+        raise self._interrupted()
 
     def _batch(self, step: Step, batch: _Batch) -> tuple[int, int | None]:
         """Do one batch; return the rows that changed, and the blocks where it goes by blocks."""
