@@ -286,6 +286,36 @@ def test_rows_of_others_behind_a_table_without_the_key(tmp_path: Path, clusters:
     assert world.value(others.format("s2"), server="east") == ["(c,5)"]
 
 
+def test_rows_of_others_behind_a_host_table(tmp_path: Path, clusters: Clusters) -> None:
+    """Of which other servers know nothing: the deletes that follow from it come to them."""
+    world = World(tmp_path, clusters, over=2)
+    ddl = """
+    CREATE TABLE member (id int PRIMARY KEY, workspace_id text);
+    CREATE TABLE badge (id int PRIMARY KEY, member_id int REFERENCES member ON DELETE CASCADE);
+    CREATE TABLE task (
+      id int PRIMARY KEY, workspace_id text NOT NULL,
+      badge_id int REFERENCES badge ON DELETE CASCADE
+    );
+    """
+    tables = {"member": {"kind": "host"}, "badge": {"kind": "reference"}}
+    what = layout({"s1": ["a"], "s2": ("east", ["c"])}, ddl=ddl, tables=tables)
+    world.apply(what)
+    world.execute(
+        "INSERT INTO member VALUES (1, 'a'), (2, 'c')", "INSERT INTO badge VALUES (1, 1), (2, 2)"
+    )
+    until(lambda: world.value("SELECT count(*) FROM badge", server="east") == 2)
+    world.execute("INSERT INTO task_s2 VALUES (1, 'c', 1), (2, 'c', 2)", server="east")
+    with pytest.raises(ShardError) as refused:
+        purge(world, what, "a")
+    assert refused.value.code == "PS743"
+    assert 'in "task_s2" on server "east"' in refused.value.message
+    assert 'in "member", over "badge"' in refused.value.message
+    world.execute("DELETE FROM task_s2 WHERE id = 1", server="east")
+    assert purge(world, what, "a").rows == {"member": 1}
+    until(lambda: world.value("SELECT count(*) FROM badge", server="east") == 1)
+    assert world.rows("SELECT id FROM task_s2", server="east") == [(2,)]
+
+
 # --- the small schema -----------------------------------------------------------------------------
 
 REFERENCES = "CREATE TABLE workspace (id text PRIMARY KEY, name text);" + SCHEMA.replace(
