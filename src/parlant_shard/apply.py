@@ -349,6 +349,8 @@ class Run(Executor):
             failed = [e for e in errors if isinstance(e, ShardError)]
             if len(failed) < len(errors):
                 raise next(e for e in errors if not isinstance(e, ShardError))
+            # Lanes that stopped because another one failed have nothing to say.
+            failed = [e for e in failed if e.code != "PS515"] or failed[:1]
             if len(failed) > 1:
                 raise ApplyFailed(
                     "; ".join(e.message for e in failed),

@@ -283,13 +283,16 @@ class Executor(ABC):
             connection.close()
         return recorded and journal.is_done(self._connection(step.server), self.run_id, step)
 
+    def _interrupted(self) -> ApplyFailed:
+        return ApplyFailed(
+            "interrupted",
+            code="PS515",
+            hint="what was done stays; run the same command again: it resumes",
+        )
+
     def _pause(self, attempt: int) -> None:
         if self.stop.is_set():
-            raise ApplyFailed(
-                "interrupted",
-                code="PS515",
-                hint="what was done stays; run the same command again: it resumes",
-            )
+            raise self._interrupted()
         # Full jitter: two of our lanes, or two tools, must not meet again at the same moment.
         self.stop.wait(random.uniform(0.05, min(_MAX_PAUSE, 0.1 * 2**attempt)))
 
@@ -409,6 +412,7 @@ class Executor(ABC):
                 return
             total += row["changed"]
             self.listener("note", step, f"{total} rows")
+        raise self._interrupted()  # a step that ends here is not done
 
     def _wait(self, step: Step) -> None:
         started = datetime.now(UTC)
@@ -443,6 +447,7 @@ class Executor(ABC):
                 )
             self.stop.wait(pause)
             pause = min(1.0, pause * 1.5)
+        raise self._interrupted()
 
 
 def takes_away(step: Step) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,11 @@ from parlant_shard.errors import (
     ShardError,
     TopologyError,
 )
+from parlant_shard.executor import Executor
+from parlant_shard.plan import Step
 from parlant_shard.planner import make_plan
 from parlant_shard.privacy import Purged
+from parlant_shard.privacy.steps import Stage
 from parlant_shard.router import Unroutable
 from parlant_shard.shardmap import ShardMap
 from servers import Clusters
@@ -282,6 +286,36 @@ def test_rows_of_others_behind_a_table_without_the_key(tmp_path: Path, clusters:
     assert world.value(others.format("s2"), server="east") == ["(c,5)"]
 
 
+def test_rows_of_others_behind_a_host_table(tmp_path: Path, clusters: Clusters) -> None:
+    """Of which other servers know nothing: the deletes that follow from it come to them."""
+    world = World(tmp_path, clusters, over=2)
+    ddl = """
+    CREATE TABLE member (id int PRIMARY KEY, workspace_id text);
+    CREATE TABLE badge (id int PRIMARY KEY, member_id int REFERENCES member ON DELETE CASCADE);
+    CREATE TABLE task (
+      id int PRIMARY KEY, workspace_id text NOT NULL,
+      badge_id int REFERENCES badge ON DELETE CASCADE
+    );
+    """
+    tables = {"member": {"kind": "host"}, "badge": {"kind": "reference"}}
+    what = layout({"s1": ["a"], "s2": ("east", ["c"])}, ddl=ddl, tables=tables)
+    world.apply(what)
+    world.execute(
+        "INSERT INTO member VALUES (1, 'a'), (2, 'c')", "INSERT INTO badge VALUES (1, 1), (2, 2)"
+    )
+    until(lambda: world.value("SELECT count(*) FROM badge", server="east") == 2)
+    world.execute("INSERT INTO task_s2 VALUES (1, 'c', 1), (2, 'c', 2)", server="east")
+    with pytest.raises(ShardError) as refused:
+        purge(world, what, "a")
+    assert refused.value.code == "PS743"
+    assert 'in "task_s2" on server "east"' in refused.value.message
+    assert 'in "member", over "badge"' in refused.value.message
+    world.execute("DELETE FROM task_s2 WHERE id = 1", server="east")
+    assert purge(world, what, "a").rows == {"member": 1}
+    until(lambda: world.value("SELECT count(*) FROM badge", server="east") == 1)
+    assert world.rows("SELECT id FROM task_s2", server="east") == [(2,)]
+
+
 # --- the small schema -----------------------------------------------------------------------------
 
 REFERENCES = "CREATE TABLE workspace (id text PRIMARY KEY, name text);" + SCHEMA.replace(
@@ -440,6 +474,45 @@ def test_rows_that_come_meanwhile(small: World) -> None:
     assert states(small, "c", "east") == [("purging",), ("purged",)]
     purge(small, SMALL, "c")
     assert of(contents(small, SMALL), "c") == {}
+
+
+def test_a_transaction_that_was_open_at_the_close(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows come with its commit, after every look that does not wait for it."""
+    world = World(tmp_path, clusters, over=2)
+    what = layout({"s1": ["a"], "s2": ("east", ["b"])}, tables=cut("1 month", 1))
+    world.apply(what)
+    put = "INSERT INTO account_s2 (workspace_id, name) VALUES ('b', 'late')"
+    world.execute(put, server="east")
+    with world.connect("east") as late:
+        late.execute("BEGIN")
+        late.execute(put)
+        pid = late.info.backend_pid
+        monkeypatch.setattr(sys.modules["parlant_shard.privacy.purge"], "WRITERS", 0.3)
+        with pytest.raises(ApplyFailed) as refused:
+            purge(world, what, "b")
+        assert refused.value.code == "PS749"
+        assert f'pid {pid} ("{late.info.user}") wrote to "account_s2"' in refused.value.message
+        assert states(world, "b", "core")[:1] == [("purging",)]
+        monkeypatch.undo()
+        notes = []
+
+        def commit(event: str, _step: Any, text: str) -> None:
+            if event == "note" and f"pid {pid}" in text:
+                notes.append(text)
+                late.execute("COMMIT")
+
+        assert purge(world, what, "b", listener=commit).rows == {"account": 1}
+    assert len(notes) == 1
+    assert world.value("SELECT count(*) FROM account_s2", server="east") == 0
+    # Neither reading nor the rows of others that come and go are waited for.
+    with world.connect("east") as reader, world.connect() as other:
+        reader.execute("BEGIN")
+        reader.execute("SELECT FROM account_s2")
+        other.execute("BEGIN")
+        other.execute("CREATE TEMP TABLE mine (n int)")
+        assert purge(world, what, "a").total == 0
 
 
 def test_a_view_that_leads_elsewhere(small: World) -> None:
@@ -657,6 +730,58 @@ def test_the_key_in_another_spelling(
         with pytest.raises(TopologyError) as refused:
             make_plan(world.load(layout({"s1": [listed]}, ddl=ddl)))
         assert (refused.value.code, refused.value.hint) == ("PS326", hint)
+
+
+@pytest.mark.parametrize("stage", [Stage.ROWS, Stage.COPIES])
+def test_interrupted_between_two_batches(
+    small: World, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """Ctrl-C meets a lane at rest: nothing is cancelled, and the step is not done all the same."""
+    execute, events = Executor._execute, []
+
+    def interrupt(self: Executor, step: Step) -> None:
+        if step.phase == stage:
+            self._interrupt()
+        execute(self, step)
+
+    def heard(event: str, step: Step | None, _text: str) -> None:
+        if step is not None and step.phase == stage:
+            events.append(event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Executor, "_execute", interrupt)
+        with pytest.raises(ApplyFailed) as interrupted:
+            purge(small, SMALL, "c", listener=heard)
+    assert interrupted.value.code == "PS515"
+    assert events == ["start"]
+    trail = "SELECT result, detail->>'code' FROM parlant_shard.audit ORDER BY id DESC LIMIT 2"
+    if stage is Stage.ROWS:
+        assert small.rows(trail) == [("failed", "PS515")] * 2
+    purge(small, SMALL, "c")
+    assert of(contents(small, SMALL), "c") == {}
+
+
+def test_apply_interrupted_between_two_batches(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, clusters)
+    world.apply(layout({"s1": ["a"]}))
+    world.execute("INSERT INTO account_s1 (workspace_id, name) VALUES ('a', 'one')")
+    token = SCHEMA.replace("name text\n", "name text, token uuid DEFAULT gen_random_uuid()\n")
+    more = layout({"s1": ["a"]}, ddl=token)
+    batches = Executor._batches
+
+    def interrupt(self: Executor, step: Step) -> None:
+        self._interrupt()
+        batches(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Executor, "_batches", interrupt)
+        with pytest.raises(ApplyFailed) as interrupted:
+            world.apply(more)
+    assert interrupted.value.code == "PS515"
+    world.apply(more)
+    assert world.value("SELECT count(token) FROM account_s1") == 1
 
 
 def test_allowed_or_not(small: World) -> None:

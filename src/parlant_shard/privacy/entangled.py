@@ -9,10 +9,12 @@ takes those of `team` along, and these the tasks of everybody.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from parlant_shard import db
 from parlant_shard.catalog import Catalog, ForeignKey, Relkind, Table
 from parlant_shard.ddl import names
 from parlant_shard.errors import ShardError
@@ -64,16 +66,17 @@ def refuse_entangled(
     ]
     reached = [r for h in starts.values() for r in _follow(_start(home, h), h.namespace, between)]
     for server, catalog in live.items():
-        here = [r for r in reached if catalog.tables.keys() >= set(r.way)]
         mine = [f.holding for f in found if f.holding.server == server]
+        used = {fk.ref_table for h in mine for fk in h.parent.foreign_keys}
+        there = [r for r in reached if r.way[-1] in used]
+        here = [r for r in there if catalog.tables.keys() >= set(r.way)]
+        if far := [r for r in there if r not in here]:
+            with _patient(topology, topology.coordinator) as connection:
+                here += [_carried(connection, r, coordinator.tables[r.way[-1]]) for r in far]
         queries = list(_queries(home, mine, here))
         if not queries:
             continue
-        with sees_every_row(topology, server) as connection:
-            connection.execute(
-                "SELECT pg_catalog.set_config('statement_timeout', %s, false)",
-                [str(TIMEOUTS[Kind.VALIDATE][1])],
-            )
+        with _patient(topology, server) as connection:
             for child, fk, way, query in queries:
                 row = connection.execute(query).fetchone()
                 if row is not None:
@@ -86,6 +89,16 @@ def refuse_entangled(
                         hint=f"clear or change {', '.join(fk.columns)} of those rows first; "
                         "nothing was deleted",
                     )
+
+
+@contextmanager
+def _patient(topology: Topology, server: str) -> Iterator[db.Connection]:
+    with sees_every_row(topology, server) as connection:
+        connection.execute(
+            "SELECT pg_catalog.set_config('statement_timeout', %s, false)",
+            [str(TIMEOUTS[Kind.VALIDATE][1])],
+        )
+        yield connection
 
 
 def _start(home: Home, holding: Holding) -> _Reached:
@@ -147,6 +160,22 @@ def _descended(reached: _Reached, table: Table) -> _Reached:
             )
             return replace(reached, condition=condition)
     return reached
+
+
+def _carried(connection: db.Connection, reached: _Reached, table: Table) -> _Reached:
+    """The same rows by their keys, for a server that lacks a table of the way (a host table)."""
+    key = table.primary_key or table.keys[0]  # a copy has one: replication asks for it
+    columns = [SQL("{}.{}::text").format(reached.alias, Identifier(c)) for c in key.columns]
+    rows = connection.execute(
+        SQL("SELECT ARRAY[{}] AS key FROM {} AS {} WHERE {}").format(
+            SQL(", ").join(columns), reached.name, reached.alias, reached.condition
+        )
+    ).fetchall()
+    values = [Literal([r["key"][n] for r in rows]) for n in range(len(columns))]
+    condition = SQL("({}) IN (SELECT * FROM unnest({}))").format(
+        SQL(", ").join(columns), SQL(", ").join(SQL("{}::text[]").format(v) for v in values)
+    )
+    return replace(reached, condition=condition)
 
 
 def _referring(alias: Identifier, fk: ForeignKey, reached: _Reached) -> Composed:

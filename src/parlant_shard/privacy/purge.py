@@ -38,6 +38,7 @@ from parlant_shard.privacy.steps import (
     settling,
     totals,
 )
+from parlant_shard.privacy.writers import Transactions, transactions, writers
 from parlant_shard.topology import AUDIT_TABLE, Topology
 
 # Rows, or blocks where no index finds the rows: of the first batch, and at most.
@@ -48,6 +49,9 @@ _BATCH_SECONDS = 0.5
 _REST = 0.5
 # Rows that a writer adds meanwhile are deleted too, so many times; then somebody must stop it.
 ROUNDS = 5
+# Seconds for which transactions that were open when the workspace was closed are waited for.
+WRITERS = 60.0
+_LOOKING = "looking for open transactions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +292,9 @@ class _Purge(Run):
     def _work(self) -> None:
         steps = self.plan.steps
         self._stages([s for s in steps if s.phase < Stage.ROWS])
+        at_close = self._at_close()
         self._stages([s for s in steps if Stage.ROWS <= s.phase < Stage.SETTLE])
+        self._outwait(at_close)
         for _ in range(ROUNDS):
             left = self.site.survey()
             if not any(f.rows for f in left):
@@ -310,6 +316,43 @@ class _Purge(Run):
         for _, of_stage in groupby(steps, key=lambda s: s.phase):
             self._phase(tuple(of_stage))
             self._check_lock()
+
+    def _at_close(self) -> Mapping[str, Transactions]:
+        """The transactions that are open now, by server."""
+        found = {}
+        for server in sorted(self.site.live):
+            with db.session(self.topology, server, doing=_LOOKING) as connection:
+                found[server] = transactions(connection)
+        return found
+
+    def _outwait(self, at_close: Mapping[str, Transactions]) -> None:
+        """Wait until no transaction that was open at the close can still bring rows."""
+        deadline = time.monotonic() + WRITERS
+        for server, known in at_close.items():
+            with db.session(self.topology, server, doing=_LOOKING) as connection:
+                self._outwait_on(connection, server, known, deadline)
+
+    def _outwait_on(
+        self, connection: db.Connection, server: str, known: Transactions, deadline: float
+    ) -> None:
+        told, pause = set(), 0.05
+        while found := writers(connection, server, self.site.holdings, known):
+            first = found[0]
+            about = f'server "{server}": {first.who} wrote to "{first.table}"'
+            if time.monotonic() > deadline:
+                raise ApplyFailed(
+                    f"{about} in a transaction that was open when workspace "
+                    f'"{self.site.home.workspace}" was closed, and is still open after '
+                    f"{WRITERS:.0f} s",
+                    code="PS749",
+                    hint=f"{first.hint}, then run the same command again: it resumes",
+                )
+            if first.transaction not in told:
+                told.add(first.transaction)
+                self.listener("note", None, f"{about}: waiting for its transaction to end")
+            self._check_lock()
+            self.stop.wait(pause)
+            pause = min(1.0, pause * 2)
 
     def _refuse_writers(self, left: tuple[Found, ...]) -> None:
         some = [f for f in left if f.rows]
@@ -377,6 +420,7 @@ class _Purge(Run):
             factor = 2 if took < _BATCH_SECONDS / 2 else 0.5 if took > _BATCH_SECONDS else 1
             batch.size = max(1, min(_LARGEST_BATCH, int(batch.size * factor)))
             self.stop.wait(took * _REST)
+        raise self._interrupted()
 
     def _batch(self, step: Step, batch: _Batch) -> tuple[int, int | None]:
         """Do one batch; return the rows that changed, and the blocks where it goes by blocks."""

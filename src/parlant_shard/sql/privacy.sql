@@ -11,6 +11,25 @@ SELECT c.oid::bigint AS oid, c.relname::text AS name, i.inhparent::bigint AS par
 -- The clock at which a snapshot was taken, in UTC.
 SELECT pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS taken_at;
 
+-- name: open
+-- Every open transaction of the server but this one; a prepared one has no virtual id of its own to hold.
+SELECT DISTINCT l.virtualtransaction AS transaction
+  FROM pg_catalog.pg_locks l
+ WHERE (l.locktype = 'virtualxid' OR l.pid IS NULL) AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid();
+
+-- name: writers
+-- Which of some transactions hold a lock on some tables under which rows are written, and whose they are.
+SELECT DISTINCT ON (l.virtualtransaction) l.virtualtransaction AS transaction, l.pid, a.usename::text AS user, c.relname::text AS table
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+   AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+   AND c.relname = ANY (%(tables)s::text[]) AND l.virtualtransaction = ANY (%(known)s::text[])
+ ORDER BY l.virtualtransaction, c.relname;
+
 -- name: archives
 -- Partitions of a shard whose rows are in an archive, whether a table has them as well or not.
 SELECT r.logical AS "table", r.shard, r.name AS partition, r.lower_bound AS "from", r.upper_bound AS "to",
