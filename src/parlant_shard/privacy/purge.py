@@ -350,6 +350,8 @@ class _Purge(Run):
             if first.transaction not in told:
                 told.add(first.transaction)
                 self.listener("note", None, f"{about}: waiting for its transaction to end")
+            if self.stop.is_set():
+                raise self._interrupted()
             self._check_lock()
             self.stop.wait(pause)
             pause = min(1.0, pause * 2)
