@@ -488,10 +488,6 @@ class AsyncConnection(Bound):
             await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
             self.context.admitted = admitted
 
-    def is_in_transaction(self, real: Real) -> bool:
-        """Whether a transaction goes on, and on that connection to a server."""
-        return self.context.transaction and self._real is not None and self._real[1] is real
-
     async def _ask(self, on: Any, params: Any) -> list[Any]:
         """Run a query of ours on several servers; in a transaction, here on its own connection."""
         context = self.context

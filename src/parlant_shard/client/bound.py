@@ -24,6 +24,8 @@ from parlant_shard.topology import Topology
 class Bound:
     """A connection that is bound to a context, and its errors."""
 
+    _real: tuple[str, Any] | None  # a server, and psycopg's connection to it
+
     def __init__(self, core: Core, context: Context, row_factory: RowFactory) -> None:
         self.core, self.context = core, context
         self.row_factory = row_factory
@@ -44,6 +46,10 @@ class Bound:
                 "a savepoint needs a transaction that has begun, and nothing says on which shard",
                 "give the transaction a workspace, or run a statement first",
             )
+
+    def is_in_transaction(self, real: Any) -> bool:
+        """Whether a transaction goes on, and on that connection to a server."""
+        return self.context.transaction and self._real is not None and self._real[1] is real
 
     def pipeline_home(self) -> tuple[str, str | None]:
         """The server and shard that a pipeline belongs to."""

@@ -427,18 +427,19 @@ def _same_indexes(topology: Topology) -> Iterator[Problem]:
         stated = [n for n in names if topology.states(f"indexes.{n}")]
         windowed = [n for n in stated if topology.indexes[n].window is not None]
         others = [n for n in names if n in stated or topology.indexes[n].window is not None]
-        for name in windowed[-1:]:
-            other = next((n for n in others if n != name), None)
-            if other is not None:
-                yield Problem(
-                    code=Code.CONTRADICTION,
-                    message=f'index "{name}" has a window, and on the partitions of '
-                    f'"{topology.indexes[name].on}" it is the same index as "{other}"',
-                    hint=f'keep one of the two: "{other}" has the rows of the window too'
-                    if topology.indexes[other].window is None
-                    else f'keep one of the two: give "{other}" the longer window',
-                    path=("indexes", name, "window"),
-                )
+        if not windowed or len(others) < 2:
+            continue
+        name = windowed[-1]
+        other = next(n for n in others if n != name)
+        yield Problem(
+            code=Code.CONTRADICTION,
+            message=f'index "{name}" has a window, and on the partitions of '
+            f'"{topology.indexes[name].on}" it is the same index as "{other}"',
+            hint=f'keep one of the two: "{other}" has the rows of the window too'
+            if topology.indexes[other].window is None
+            else f'keep one of the two: give "{other}" the longer window',
+            path=("indexes", name, "window"),
+        )
 
 
 def check_schema(topology: Topology, declared: Mapping[str, DeclaredTable]) -> Iterator[Problem]:

@@ -257,7 +257,7 @@ class Fresh:
     """
 
     def __init__(self, site: Site, timeout: int = BATCH_TIMEOUT, *, trusting: bool = False) -> None:
-        self._site, self._stop = site, site._stop
+        self._site = site
         self.connection = _connect(site.topology, site.server)
         settings = {
             "statement_timeout": f"{timeout}s",
@@ -276,7 +276,8 @@ class Fresh:
         site.second.add(self.connection)
 
     def rows(self, query: Composable) -> list[Row]:
-        return _in_savepoint(self.connection, self._site.server, self._stop, query, None)
+        site = self._site
+        return _in_savepoint(self.connection, site.server, site._stop, query, None)
 
     def close(self) -> None:
         self._site.second.discard(self.connection)
