@@ -11,7 +11,6 @@ What protects a run:
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from parlant_shard import db, journal, mapstore, trail
+from parlant_shard.catalog import Catalog
 from parlant_shard.desired import Peer
 from parlant_shard.errors import (
     ApplyFailed,
@@ -32,7 +32,7 @@ from parlant_shard.errors import (
 )
 from parlant_shard.executor import Executor, Listener, quiet
 from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
-from parlant_shard.plan import NEEDS_ALLOW, Phase, Plan, Step
+from parlant_shard.plan import NEEDS_ALLOW, Phase, Plan, Step, unapproved
 from parlant_shard.planner import map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -133,7 +133,7 @@ def apply(
         entry.detail |= {"steps": len(plan.steps), "topology_sha256": topology.sha256}
         resumed = _close_dead_runs(lock, topology, listener)
         if saved is not None:
-            plan = _checked(saved, plan, lock, topology)
+            plan = _checked(saved, plan, state.live, lock, topology)
         check_hazards(plan, allow)
         shard_map = map_of(state)
         if not plan.steps:
@@ -149,7 +149,7 @@ def apply(
             lock,
             listener,
             command=command,
-            fingerprint=(saved or plan).fingerprint,
+            approved=saved or plan,
             peers=state.peers,
             shard_map=shard_map,
         )
@@ -183,7 +183,13 @@ def _close_dead_runs(lock: db.Connection, topology: Topology, listener: Listener
     return last is not None and last.state != "done"
 
 
-def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) -> Plan:
+def _checked(
+    saved: Plan,
+    fresh: Plan,
+    live: Mapping[str, Catalog],
+    lock: db.Connection,
+    topology: Topology,
+) -> Plan:
     """Return what to execute of a saved plan. Raises StalePlan (PS502)."""
     if saved.sha256 != topology.sha256:
         raise StalePlan(
@@ -212,29 +218,21 @@ def _checked(saved: Plan, fresh: Plan, lock: db.Connection, topology: Topology) 
     if begun is not None and begun <= planned:
         # The dead run changed the servers itself. What remains must be part of what was approved,
         # or the repair of what it left half done.
-        extra = [s for s in fresh.steps if s.id not in planned and not _is_repair(s, saved)]
+        extra = unapproved(fresh, saved, live)
         if not extra:
             return fresh
+        raise StalePlan(
+            "the servers changed since the plan was made, and what is left to do has "
+            f"{_plural(len(extra), 'step')} that the plan does not have, first of all on server "
+            f'"{extra[0].server}": {extra[0].title}',
+            code="PS502",
+            hint="make a new plan and look at it",
+        )
     raise StalePlan(
         "the servers changed since the plan was made",
         code="PS502",
         hint="make a new plan and look at it",
     )
-
-
-def _is_repair(step: Step, saved: Plan) -> bool:
-    """Whether a step that was not in the saved plan only finishes what it began.
-
-    A killed run leaves an INVALID index, or a table whose foreign keys are still to come. What
-    mends that names no object that the saved plan did not name on this server, and needs no
-    permission.
-    """
-    approved = {name for s in saved.steps if s.server == step.server for name in _named_in(s)}
-    return not NEEDS_ALLOW.intersection(step.hazards) and _named_in(step) <= approved
-
-
-def _named_in(step: Step) -> set[str]:
-    return {name for statement in step.sql for name in re.findall(r'"(?:[^"]|"")+"', statement)}
 
 
 def check_hazards(plan: Plan, allow: frozenset[str]) -> None:
@@ -272,7 +270,7 @@ class Run(Executor):
         listener: Listener,
         *,
         command: str,
-        fingerprint: str,
+        approved: Plan,
         peers: Mapping[str, Peer],
     ) -> None:
         super().__init__(
@@ -284,7 +282,7 @@ class Run(Executor):
             peers=peers,
         )
         self.plan, self.lock = plan, lock
-        self.fingerprint = fingerprint
+        self.approved = approved
         self.started = False
 
     def execute(self) -> UUID:
@@ -315,7 +313,7 @@ class Run(Executor):
                 self.run_id,
                 self.plan,
                 command=self.command,
-                fingerprint=self.fingerprint,
+                approved=self.approved,
             )
             self.started = True
 

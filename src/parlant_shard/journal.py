@@ -43,28 +43,39 @@ def exists(connection: Connection, server: str) -> bool:
 
 
 def start(
-    connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str
+    connection: Connection, run_id: UUID, plan: Plan, *, command: str, approved: Plan
 ) -> None:
     """Record a run; earlier ones of the topology that still say running are marked interrupted."""
     with connection.transaction():
         connection.execute(queries("journal")["interrupt_others"], {"topology": plan.topology})
-        begin(connection, run_id, plan, command=command, fingerprint=fingerprint)
+        begin(connection, run_id, plan, command=command, approved=approved)
 
 
 def begin(
-    connection: Connection, run_id: UUID, plan: Plan, *, command: str, fingerprint: str
+    connection: Connection,
+    run_id: UUID,
+    plan: Plan,
+    *,
+    command: str,
+    approved: Plan | None = None,
 ) -> None:
-    """Record a run beside others that may live."""
+    """Record a run beside others that may live.
+
+    `approved` is the saved plan that the run resumes, if it does. The row has the fingerprint and
+    the step ids of that plan, not the repairs that this run makes in addition: with those in the
+    row the saved plan could not be resumed a second time.
+    """
+    approved = approved or plan
     connection.execute(
         queries("journal")["start"],
         {
             "run_id": run_id,
             "topology": plan.topology,
             "command": command,
-            "fingerprint": fingerprint,
+            "fingerprint": approved.fingerprint,
             "sha256": plan.sha256,
             "steps": len(plan.steps),
-            "step_ids": [s.id for s in plan.steps],
+            "step_ids": [s.id for s in approved.steps],
         },
     )
 

@@ -6,6 +6,7 @@ default the heavy sweeps are sampled; PARLANT_SHARD_TEST_FULL=1 runs all of them
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -26,7 +27,7 @@ from killing import environment, kills
 
 from parlant_shard import apply as running
 from parlant_shard import local, locks, planner
-from parlant_shard.errors import Locked
+from parlant_shard.errors import Locked, StalePlan
 from parlant_shard.topology import load_topology
 from servers import Clusters, database_name, scratch_directory
 
@@ -789,6 +790,65 @@ def test_saved_plan_resumes(
     run(filled, saved)
     filled.check("edit", content)
     assert differences(filled.snapshot(), direct("edit")) == []
+
+
+class _Stopped(BaseException):
+    """Ends a run between two steps, as a kill does there."""
+
+
+def stop_after(steps: int) -> Callable[..., None]:
+    """Return a listener that ends the run when so many steps are done."""
+    done = itertools.count(1)
+
+    def listener(event: str, step: object, _text: str) -> None:
+        if event == "done" and step is not None and next(done) >= steps:
+            raise _Stopped
+
+    return listener
+
+
+def test_saved_plan_resumes_from_wherever_it_was_stopped(filled: Scene) -> None:
+    """The run that made a partition stops before a foreign key: the partition needs it as well."""
+    topology = load_topology(filled.file("edit"))
+    plan = planner.make_plan(topology)
+    outside = 0
+    for round_ in range(120):
+        left = planner.make_plan(topology).steps
+        outside += bool({s.id for s in left} - {s.id for s in plan.steps})
+        try:
+            running.apply(topology, saved=plan, allow=ALLOW, listener=stop_after(2 + round_ % 4))
+        except _Stopped:
+            continue
+        break
+    filled.check("edit")
+    assert outside, "no run was resumed with a step that the plan does not have"
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        "ALTER TABLE session_two ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE session_two ADD CONSTRAINT session_turns_check_two CHECK (turns > 7) "
+        "NOT VALID",
+        "CREATE INDEX agent_score_idx_two_new ON agent_two (name)",
+        "ALTER TABLE session_two ALTER turns DROP NOT NULL",
+        "ALTER TABLE account DISABLE TRIGGER parlant_shard_cascade",
+        "DROP FUNCTION touch() CASCADE",
+    ],
+)
+def test_a_change_by_hand_stops_the_resume_of_a_saved_plan(filled: Scene, by_hand: str) -> None:
+    """The step that would undo it names only objects of the plan, and nobody approved it."""
+    topology = load_topology(filled.file("edit"))
+    plan = planner.make_plan(topology)
+    with pytest.raises(_Stopped):
+        running.apply(topology, saved=plan, allow=ALLOW, listener=stop_after(8))
+    with filled.connect(1) as east:
+        east.execute(by_hand)
+    before = filled.snapshot()
+    with pytest.raises(StalePlan, match="does not have") as caught:
+        running.apply(topology, saved=plan, allow=ALLOW)
+    assert caught.value.code == "PS502"
+    assert filled.snapshot() == before
 
 
 def test_saved_plan_is_stale_when_servers_changed(filled: Scene, saved: Path) -> None:

@@ -276,13 +276,7 @@ class _Run:
                 alone=all(not s.elsewhere for s in self.open_sites()), listener=self.listener
             )
             if plan.steps:
-                journal.begin(
-                    site.connection,
-                    self.run_id,
-                    plan,
-                    command="maintain",
-                    fingerprint=plan.fingerprint,
-                )
+                journal.begin(site.connection, self.run_id, plan, command="maintain")
         except psycopg.Error as error:
             wrapped = db.wrap(
                 error, server=site.server, doing="recording the run", connection=site.connection

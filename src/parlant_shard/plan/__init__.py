@@ -20,6 +20,7 @@ from parlant_shard.plan.model import (
     secret_mark,
 )
 from parlant_shard.plan.moving import CHANGED, MARK
+from parlant_shard.plan.repairs import unapproved
 
 __all__ = [
     "CHANGED",
@@ -37,4 +38,5 @@ __all__ = [
     "Target",
     "build",
     "secret_mark",
+    "unapproved",
 ]

@@ -284,7 +284,7 @@ class _Purge(Run):
             lock,
             listener,
             command="workspace purge",
-            fingerprint=plan.fingerprint,
+            approved=plan,
             peers={},
         )
         self.site, self.deleted = site, found

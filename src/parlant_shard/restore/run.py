@@ -231,7 +231,7 @@ class _Restoring(Executor):
             fingerprint=hashlib.sha256(self.request.recorded.encode()).hexdigest(),
             steps=steps,
         )
-        journal.begin(coordinator, self.run_id, plan, command=COMMAND, fingerprint=plan.fingerprint)
+        journal.begin(coordinator, self.run_id, plan, command=COMMAND)
         state, detail = "interrupted", None
         try:
             for step in steps:
