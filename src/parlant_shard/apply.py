@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,6 +26,7 @@ from parlant_shard.catalog import Catalog
 from parlant_shard.desired import Peer
 from parlant_shard.errors import (
     ApplyFailed,
+    CannotConnect,
     HazardNotAllowed,
     ShardError,
     StalePlan,
@@ -33,7 +34,7 @@ from parlant_shard.errors import (
 from parlant_shard.executor import Executor, Listener, quiet
 from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Phase, Plan, Step, unapproved
-from parlant_shard.planner import map_of, plan_of, read_state
+from parlant_shard.planner import State, map_of, plan_of, read_servers, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
 
@@ -150,8 +151,9 @@ def apply(
             listener,
             command=command,
             approved=saved or plan,
-            peers=state.peers,
+            state=state,
             shard_map=shard_map,
+            allow=allow if saved is None else None,
         )
         entry.run_id = run.run_id
         run_id = run.execute()
@@ -386,16 +388,80 @@ class Run(Executor):
 
 
 class _Apply(Run):
-    """A run that ends with the shard map."""
+    """A run that looks at what it made, and ends with the shard map.
 
-    def __init__(self, *args: Any, shard_map: ShardMap, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.shard_map = shard_map
+    `allow` holds the hazards that a repair may have; None for a saved plan, beside which nothing
+    runs that was not approved.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        state: State,
+        shard_map: ShardMap,
+        allow: frozenset[str] | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, peers=state.peers, **options)
+        self.state, self.shard_map, self.allow = state, shard_map, allow
 
     def _work(self) -> None:
         super()._work()
-        self._check_lock()
+        left = self._left()
+        if left.steps and self._may_repair(left):
+            self.listener("note", None, f"the servers still differ: {_briefly(left)}; repairing")
+            self.plan = left
+            super()._work()
+            left = self._left()
+        if left.steps:
+            raise _still_differs(left, self.state)
         _store_map(self.lock, self.topology, self.shard_map)
+
+    def _left(self) -> Plan:
+        """Read the servers once more: what is still to do for what this run wanted.
+
+        Statements that succeeded are no proof: an event trigger runs with each of them.
+        """
+        self._check_lock()
+        try:
+            live, _ = read_servers(self.topology)
+            return plan_of(replace(self.state, live=live))
+        except CannotConnect as error:
+            raise ApplyFailed(
+                f"{error.message}, at: comparing the servers with the plan",
+                code="PS512",
+                hint="bring the server back, then run the same command again: it resumes",
+            ) from error
+
+    def _may_repair(self, left: Plan) -> bool:
+        return self.allow is not None and not (NEEDS_ALLOW & {*left.hazards}) - self.allow
+
+
+def _briefly(plan: Plan) -> str:
+    """Count the steps of a plan and name the first."""
+    first = plan.steps[0]
+    return (
+        f"{_plural(len(plan.steps), 'step')} left to do, first of all on server "
+        f'"{first.server}": {first.title}'
+    )
+
+
+def _still_differs(left: Plan, state: State) -> ApplyFailed:
+    servers = {step.server for step in left.steps}
+    triggers = ", ".join(
+        f'{trigger} on server "{server}"'
+        for server, about in sorted(state.facts.items())
+        if server in servers
+        for trigger in about.event_triggers
+        if trigger.event != "login"
+    )
+    suspects = f"look at the event triggers that run with our statements: {triggers}; "
+    return ApplyFailed(
+        f"all steps are done, and the servers still differ from the plan: {_briefly(left)}",
+        code="PS521",
+        hint=(suspects if triggers else "")
+        + "make a new plan and look at it; routers keep their shard map until an apply ends well",
+    )
 
 
 __all__ = ["Outcome", "application_name", "apply", "lock_is_free", "run_lock"]

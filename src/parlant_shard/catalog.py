@@ -385,6 +385,25 @@ class Catalog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventTrigger:
+    """An event trigger that runs for our statements. `tags` are its command tags; empty for all.
+
+    `function` is its name with the schema, unquoted. `extension` is the one that it belongs to.
+    """
+
+    name: str
+    event: str  # ddl_command_start, ddl_command_end, sql_drop, table_rewrite, login
+    tags: tuple[str, ...]
+    function: str
+    extension: str | None = None
+
+    def __str__(self) -> str:
+        when = self.event + (f" of {', '.join(self.tags)}" if self.tags else "")
+        whose = f"extension {self.extension}" if self.extension else f"function {self.function}"
+        return f'"{self.name}" ({when}; {whose})'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a server is and what our role may do there. Not compared, not part of a fingerprint."""
 
@@ -407,6 +426,7 @@ class Facts:
     identity: str = ""  # of this very database, whatever address led to it
     unsafe: Mapping[str, str] = field(default_factory=dict)  # role of the wall → why it is none
     sslmode: str | None = None  # what our own connection asks for, wherever that is said
+    event_triggers: tuple[EventTrigger, ...] = ()
 
     @property
     def major(self) -> int:

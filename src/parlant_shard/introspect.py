@@ -20,6 +20,7 @@ from parlant_shard.catalog import (
     Check,
     Column,
     EnumType,
+    EventTrigger,
     Facts,
     Foreign,
     ForeignKey,
@@ -114,6 +115,10 @@ def facts(connection: db.Connection, server: str, namespace: str) -> Facts:
         read_only=row["read_only"],
         identity=row["identity"],
         sslmode=_sslmode(connection),
+        event_triggers=tuple(
+            EventTrigger(**{**r, "tags": tuple(r["tags"])})
+            for r in _all(connection, "event_triggers")
+        ),
     )
 
 

@@ -382,7 +382,25 @@ def _notices(state: State) -> tuple[str, ...]:
         # What was decided for this topology says more than what holds for the preset.
         if not any(o.startswith(notice.partition(" (")[0] + " is not") for o in own)
     )
-    return (*own, *_left_behind(state), *about_indexes, *_unused(state.topology))
+    return (
+        *own,
+        *_left_behind(state),
+        *_event_triggers(state),
+        *about_indexes,
+        *_unused(state.topology),
+    )
+
+
+def _event_triggers(state: State) -> Iterator[str]:
+    """Functions of others that run within our statements. Those of extensions `doctor` names."""
+    for server, about in sorted(state.facts.items()):
+        triggers = [t for t in about.event_triggers if t.extension is None and t.event != "login"]
+        if triggers:
+            yield (
+                f'on server "{server}" event triggers run with the statements of a plan and can '
+                f"change what these make: {', '.join(map(str, triggers))}; `apply` compares the "
+                "result with the plan and repairs it once"
+            )
 
 
 def _left_behind(state: State) -> Iterator[str]:

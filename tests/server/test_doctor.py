@@ -446,6 +446,23 @@ def test_not_enforced_is_meant(lay: Lay, database: str) -> None:
     assert not of(doctor(lay(database)), "not-validated")
 
 
+def test_an_event_trigger_that_runs_with_our_statements(lay: Lay, database: str) -> None:
+    topology = lay(database)
+    run(
+        database,
+        "CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NULL; END $$",
+        "CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION public.watch()",
+    )
+    found = only(doctor(topology), "event-triggers", "warning")
+    assert found.object == "watch"
+    assert '"watch" (ddl_command_end of CREATE TABLE; function public.watch)' in found.detail
+    assert "ALTER EVENT TRIGGER watch DISABLE" in (found.hint or "")
+    run(database, "ALTER EVENT TRIGGER watch DISABLE")
+    assert of(doctor(topology), "event-triggers") == []
+
+
 def test_long_transactions(lay: Lay, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "LONG", 0.2)
     assert not of(doctor(lay(database)), "long-transactions")

@@ -37,6 +37,7 @@ CHECKS: tuple[Examination, ...] = (
     ),
     Examination(name="privileges", run=on_server.privileges, queries=("own_schema", "managed")),
     Examination(name="extensions", run=on_links.extensions, queries=("extensions",)),
+    Examination(name="event-triggers", run=on_server.event_triggers),
     Examination(
         name="reference-tables",
         run=on_links.reference_tables,

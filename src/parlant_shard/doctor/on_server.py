@@ -359,3 +359,30 @@ def _scratch(seen: Observed) -> Iterator[Finding]:
             + ("; an embedded server is started for it instead" if embedded else ""),
             hint=f"ALTER ROLE {quote(servers[0].facts.user)} CREATEDB",
         )
+
+
+def event_triggers(seen: Observed) -> Iterator[Finding]:
+    for server in seen.servers.values():
+        for trigger in server.facts.event_triggers:
+            name = quote(trigger.name)
+            if trigger.event == "login":
+                yield info(
+                    server=server.name,
+                    about=trigger.name,
+                    detail=f"the event trigger {trigger} runs when a session of ours begins",
+                    hint=f"if it can fail or wait, so can every command; to switch it off: "
+                    f"ALTER EVENT TRIGGER {name} DISABLE",
+                )
+                continue
+            severity: Severity = "warning" if trigger.extension is None else "info"
+            yield finding(
+                severity,
+                server=server.name,
+                about=trigger.name,
+                detail=f"the event trigger {trigger} runs with the statements of `apply` and "
+                "`maintain`, and can refuse them or change what they make (one that enables "
+                "row-level security on new tables leaves an application without rows)",
+                hint="`apply` compares the result with the plan and repairs it once; to let the "
+                "function leave out our sessions, test application_name LIKE 'parlant-shard%' in "
+                f"it, or ALTER EVENT TRIGGER {name} DISABLE",
+            )

@@ -43,6 +43,22 @@ SELECT current_setting('server_version_num')::int AS version_num,
   FROM pg_catalog.pg_roles r
  WHERE r.rolname = current_user;
 
+-- name: event_triggers
+-- Event triggers that run for our statements. Those of an extension are its own affair: `extension`.
+SELECT t.evtname::text AS name, t.evtevent::text AS event,
+       coalesce(t.evttags::text[], '{}') AS tags,
+       n.nspname || '.' || p.proname AS function,
+       (SELECT x.extname::text FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+         WHERE d.classid = 'pg_catalog.pg_event_trigger'::pg_catalog.regclass AND d.objid = t.oid
+           AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.deptype = 'e') AS extension
+  FROM pg_catalog.pg_event_trigger t
+  JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE t.evtenabled IN ('O', 'A')
+ ORDER BY t.evtname;
+
 -- name: relations
 -- Every relation of the namespace, with what belongs to the relation itself.
 SELECT c.oid, c.relname AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
