@@ -80,8 +80,15 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep files and data there.")
     ] = None,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            "--now", metavar="TIMESTAMP", help="As if it were then; ISO 8601, bare means UTC."
+        ),
+    ] = None,
 ) -> None:
     """The main job end to end, on three embedded servers."""
     from parlant_shard import demo as showing
+    from parlant_shard import maintain as upkeep
 
-    showing.demo(keep, say=typer.echo)
+    showing.demo(keep, say=typer.echo, now=None if now is None else upkeep.moment(now))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, LiteralString
@@ -42,6 +42,7 @@ Say = Callable[[str], None]
 
 SERVERS = ("core", "east", "west")
 WAIT = 30.0  # seconds for something that takes one as a rule
+_FARTHEST = timedelta(days=3653)
 
 _TOPOLOGY = """\
 version: 1
@@ -60,7 +61,7 @@ tables:
   workspace: {{kind: reference}}
   parlant_event:
     partition:
-      {{by: created_at, every: 1 month, premake: 2, retention: 6 months, archive: archive/}}
+      {{by: created_at, every: 1 month, premake: 2, retention: {kept}, archive: archive/}}
 {indexes}"""
 
 Shards = Mapping[str, tuple[str, tuple[str, ...]]]
@@ -102,20 +103,35 @@ _CHANGE_SAMPLES = (
 Loads = dict[str, data.Loaded]
 
 
-def demo(keep: Path | None, say: Say) -> None:
+def demo(keep: Path | None, say: Say, *, now: datetime | None = None) -> None:
     """Run the story; `say` gets its lines. Raises ShardError PS911 where a claim does not hold.
 
     `keep` is a directory, new or empty, that holds the topology and the data afterwards. Without it
     everything is removed. Raises ShardError PS910 where it holds something already.
+
+    With `now` (UTC, without a zone) the rows are as old, and the later months begin, as if it were
+    then. Raises ShardError PS912 for a moment that has passed or is more than ten years ahead.
     """
+    _check_moment(now)
     with ExitStack() as stack:
         stack.enter_context(_termination_as_interrupt())
         directory = stack.enter_context(_directory(keep))
-        story = _Story(directory, say)
+        story = _Story(directory, say, now)
         stack.callback(story.stop, keep is not None)
         story.tell()
         stack.close()
         story.end(keep)
+
+
+def _check_moment(now: datetime | None) -> None:
+    today = datetime.now(UTC).replace(tzinfo=None)
+    if now is not None and not today - timedelta(days=1) <= now <= today + _FARTHEST:
+        raise ShardError(
+            f"the demo cannot begin at {now.isoformat()}Z: its partitions lead from today into "
+            "the future, one for each month",
+            code="PS912",
+            hint="give --now a moment from today on, at most ten years ahead",
+        )
 
 
 @contextmanager
@@ -154,7 +170,8 @@ def _termination_as_interrupt() -> Iterator[None]:
 class _Story:
     """What the chapters share: the files, the rows that were loaded, and the count of checks."""
 
-    def __init__(self, directory: Path, say: Say) -> None:
+    def __init__(self, directory: Path, say: Say, now: datetime | None) -> None:
+        self.now = now  # None: the clock's
         self.directory = directory
         self.file = directory / "topology.yaml"
         self.say = say
@@ -211,6 +228,10 @@ class _Story:
             time.sleep(0.05)
         self.check(True, f"{claim} ({time.monotonic() - began:.1f} s)")
 
+    def moment(self) -> datetime:
+        """The present of the story, in UTC without a zone."""
+        return self.now or datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
     def end(self, keep: Path | None) -> None:
         seconds = time.monotonic() - self.began
         self.say(f"\nDone: {self.checks} checks in {seconds:.1f} s; the servers are stopped.")
@@ -255,6 +276,7 @@ class _Story:
         ]
         text = _TOPOLOGY.format(
             shards="\n".join(lines),
+            kept=f"{later.RETENTION_MONTHS} months",
             indexes="".join(["indexes:\n", *(f"  {i}\n" for i in indexes)]) if indexes else "",
         )
         self.file.write_text(text, encoding="utf-8")
@@ -303,7 +325,9 @@ class _Story:
             lambda: all(_count(topology, s, "workspace") == wanted for s in ("east", "west")),
             "users and workspaces arrived on east and west by replication",
         )
-        now = datetime.now(UTC).replace(tzinfo=None, minute=0, second=0, microsecond=0)
+        if self.now is not None:
+            later.reach(topology, self.now, self.check, self.line)
+        now = self.moment().replace(minute=0, second=0, microsecond=0)
         self.loads = {tenant.id: data.rows_of(tenant, now) for tenant in data.TENANTS}
         began = time.monotonic()
         for shard, options in topology.shards.items():
@@ -559,7 +583,7 @@ class _Story:
 
     def maintain(self) -> None:
         self.heading("Four months pass: partitions, archives, and one that comes back")
-        later.time_passes(load_topology(self.file), self.check, self.line)
+        later.time_passes(load_topology(self.file), self.moment(), self.check, self.line)
 
     def verify(self) -> None:
         self.heading("parlant-shard verify topology.yaml")
