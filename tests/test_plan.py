@@ -218,6 +218,59 @@ def test_dropping_a_table_with_rows_deletes_data(
     assert bool(looks) is (hazards == {"drops-object"} and server == "core" and shard == "s1")
 
 
+LOSES = {"deletes-data", "table-rewrite", "blocks-writes", "blocks-reads", "may-fail-on-data"}
+REWRITES = LOSES - {"deletes-data"}
+VARCHAR = "character varying"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hazards", "using"),
+    [
+        # What does not fit fails; nothing is cut or rounded.
+        ("integer", "bigint", REWRITES, True),
+        ("bigint", "smallint", REWRITES, True),
+        ("integer", "double precision", REWRITES, True),
+        ("bigint", "numeric", REWRITES, True),
+        ("numeric(10,2)", "numeric", REWRITES, True),
+        ("text", "integer", REWRITES, True),
+        # An explicit cast to a string cuts what is too long, without a word.
+        ("text", f"{VARCHAR}(10)", REWRITES, False),
+        (f"{VARCHAR}(20)", f"{VARCHAR}(19)", REWRITES, False),
+        (VARCHAR, f"{VARCHAR}(10)", REWRITES, False),
+        ("bit varying(9)", "bit varying(8)", REWRITES, False),
+        ("uuid", "text", REWRITES, False),
+        ("text", "character(9)", REWRITES, False),
+        # Rounded, or cut.
+        ("bigint", "double precision", LOSES, True),
+        ("integer", "real", LOSES, True),
+        ("double precision", "integer", LOSES, True),
+        ("numeric(10,2)", "numeric(10,1)", LOSES, True),
+        ("timestamp without time zone", "date", LOSES, True),
+        # The catalogue alone changes.
+        (f"{VARCHAR}(10)", f"{VARCHAR}(11)", set(), False),
+        (f"{VARCHAR}(10)", VARCHAR, set(), False),
+        (f"{VARCHAR}(10)", "text", set(), False),
+        (VARCHAR, "text", set(), False),
+    ],
+)
+def test_a_change_of_type_says_what_it_may_lose(
+    old: str, new: str, hazards: set[str], using: bool
+) -> None:
+    before, after = Column(name="n", type=old), Column(name="n", type=new)
+    (step,) = build([c.AlterColumn(**ON, old=before, new=after)], target())
+    cast = f' USING "n"::{new}' if using else ""
+    assert step.sql == (f'ALTER TABLE "public"."item_s1" ALTER COLUMN "n" TYPE {new}{cast}',)
+    assert set(step.hazards) == hazards
+    # The indexes of another collation are built anew.
+    after = replace(after, collation='pg_catalog."C"')
+    (step,) = build([c.AlterColumn(**ON, old=before, new=after)], target())
+    assert set(step.hazards) == (hazards or REWRITES)
+    # Behind a foreign table nothing is rewritten.
+    foreign = {**ON, "table": replace(TABLE, kind=Relkind.FOREIGN)}
+    (step,) = build([c.AlterColumn(**foreign, old=before, new=after)], target())
+    assert (step.hazards, "USING" in step.sql[0]) == ((), False)
+
+
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
 def test_a_password_is_quoted_for_where_it_stands(password: str) -> None:
     peers = target(password).peers
