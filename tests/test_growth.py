@@ -571,6 +571,27 @@ def test_the_workspace_that_grows_most_goes_to_the_most_room() -> None:
     assert advise(found, world(found, numbers, servers, {}), days=90) == ()
 
 
+@pytest.mark.parametrize(
+    ("servers", "shards", "target"),
+    [
+        ({"east": 100, "west": 100}, {}, "s2"),
+        ({"east": 100, "west": 60}, {"s2": 40}, None),  # room on the server, not on the shard
+        ({"east": 60, "west": 60}, {"s2": 500, "s3": 500}, None),  # and the other way round
+        ({"east": 200, "west": 110}, {"s2": 76}, "s3"),  # the lesser of the two rooms counts
+        ({"east": 110, "west": 200}, {"s3": 110}, "s2"),
+    ],
+)
+def test_a_workspace_needs_room_on_the_shard_and_on_its_server(
+    servers: dict[str, float], shards: dict[str, float], target: str | None
+) -> None:
+    found = topology({"s1": ("core", ["a", "b"]), "s2": ("east", ["c"]), "s3": ("west", ["d"])})
+    numbers = {("a", "s1"): (10, 0.1), ("b", "s1"): (50, 0.0), ("c", "s2"): (20, 0.0),
+               ("d", "s3"): (40, 0.0)}  # fmt: skip
+    (advice,) = advise(found, world(found, numbers, {"core": 80, **servers}, shards), days=365)
+    moves = [("a", "s1", target)] if target is not None else [("a", "s1", "shard_4")]
+    assert (advice.kind, list(advice.moves)) == ("move" if target else "add", moves)
+
+
 def test_no_room_anywhere_asks_for_a_server() -> None:
     found = topology({"s1": ("core", ["a", "b"]), "s2": ("east", ["c"])})
     numbers = {("a", "s1"): (40, 0.1), ("b", "s1"): (30, 0.01), ("c", "s2"): (80, 0.0)}

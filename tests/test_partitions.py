@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parlant_shard import partitions
-from parlant_shard.topology import Interval
+from parlant_shard.horizon import Horizon, horizon
+from parlant_shard.topology import Interval, Partition
 
 UNITS = ("hour", "day", "week", "month", "quarter", "year")
 intervals = st.builds(Interval, st.integers(1, 9), st.sampled_from(UNITS))
@@ -130,3 +131,57 @@ def test_an_earlier_start_is_on_the_calendar(
     if found.year > 1000:
         assert partitions.shift(interval, found, count) == start
     partitions.floor(interval, found)
+
+
+@pytest.mark.parametrize(
+    ("every", "premake", "alarm"),
+    [
+        ("1 day", 4, timedelta(days=3)),
+        ("1 day", 2, timedelta(days=1)),
+        ("1 day", 1, timedelta(hours=12)),  # with nothing to spare, half of the only one
+        ("2 weeks", 3, timedelta(days=28)),
+        ("1 month", 3, timedelta(days=56)),  # the shortest month
+    ],
+)
+def test_the_horizon_is_low_when_less_than_all_but_one_of_premake_is_left(
+    every: str, premake: int, alarm: timedelta
+) -> None:
+    now = datetime(2026, 5, 10, 12)
+    partition = Partition(by="at", every=every, premake=premake)
+
+    def found(left: timedelta, **options: bool) -> Horizon:
+        options = {"has_default": False, **options}
+        return horizon(partition, [(None, now), (now, now + left)], now, **options)
+
+    assert partitions.alarm(Interval.parse(every), premake) == alarm
+    assert (found(alarm).alarm, found(alarm).left, found(alarm).low) == (alarm, alarm, False)
+    assert found(alarm - timedelta(microseconds=1)).low
+    # A default partition takes the rows, so nothing fails.
+    assert not found(timedelta(), has_default=True).low
+    assert not horizon(partition, [(now, None)], now, has_default=False).low
+
+
+@pytest.mark.parametrize(
+    ("existing", "days"),
+    [
+        ([], 0),
+        ([(-1, 1), (1, 2)], 2),
+        ([(1, 2), (-1, 1)], 2),  # in whatever order
+        ([(-1, 1), (2, 9)], 1),  # a gap: inserts fail there, whatever lies behind it
+        ([(1, 9)], 0),
+        ([(-9, 0)], 0),
+        ([(None, 3)], 3),
+        ([(-1, 2), (1, 3)], 3),
+        ([(-1, 5), (1, 3)], 5),
+        ([(-1, 1), (1, None)], None),
+    ],
+)
+def test_rows_find_a_partition_until_the_first_gap(
+    existing: list[tuple[int | None, int | None]], days: int | None
+) -> None:
+    now = datetime(2026, 5, 10)
+
+    def at(day: int | None) -> datetime | None:
+        return None if day is None else now + timedelta(days=day)
+
+    assert partitions.covered_until([(at(a), at(b)) for a, b in existing], now) == at(days)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Column, Index, Managed, Relkind, Subscription, Table, UserMapping
+from parlant_shard.catalog import (
+    Check,
+    Column,
+    ForeignKey,
+    Index,
+    Managed,
+    Relkind,
+    Subscription,
+    Table,
+    UserMapping,
+)
 from parlant_shard.desired import Peer
 from parlant_shard.executor import with_secret
 from parlant_shard.plan import Kind, Plan, Probe, Step, Target, build, secret_mark
@@ -112,6 +123,152 @@ def test_dropping_a_column_of_a_foreign_table_deletes_nothing() -> None:
     assert step.hazards == ()
     (step,) = build([CHANGES[1]], target())
     assert step.hazards == ("deletes-data",)
+
+
+CHECK = Check(name="item_s1_check", definition="CHECK ((id IS NOT NULL))")
+LEAF = Table(name="item_s1_p20260101", columns=TABLE.columns, parent="item_s1")
+CUT = replace(TABLE, kind=Relkind.PARTITIONED, partition_by="id")
+
+
+def strong_on(table: str, steps: Iterable[Step]) -> list[str]:
+    """Return the constraints that are added to a table under a lock that stops its writers."""
+    return [s for step in steps for s in step.sql if f'"{table}" ADD CONSTRAINT' in s]
+
+
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["added", "swapped"])
+def test_a_check_over_rows_is_added_not_valid_and_validated_apart(
+    partitioned: bool, swapped: bool
+) -> None:
+    on: dict[str, Any] = {
+        "server": "core",
+        "shard": "s1",
+        "table": CUT if partitioned else TABLE,
+        "leaves": (LEAF,) if partitioned else (),
+    }
+    wider = replace(CHECK, definition="CHECK ((id IS NULL))")
+    steps = build(
+        [
+            c.SwapCheck(**on, old=wider, new=CHECK, begun=None, narrows=True)
+            if swapped
+            else c.AddCheck(**on, check=CHECK)
+        ],
+        target(),
+    )
+    read = LEAF.name if partitioned else TABLE.name
+    (added,) = strong_on(read, steps)
+    assert added.endswith(" NOT VALID")
+    # The lock of ADD would last for the whole scan if both were one step.
+    (validated,) = [s for s in steps if any("VALIDATE CONSTRAINT" in q for q in s.sql)]
+    assert (validated.kind, len(validated.sql)) == (Kind.VALIDATE, 1)
+    assert f'"{read}"' in validated.sql[0]
+    if partitioned:
+        # It merges with that of the partitions, which is valid by then: nothing is read.
+        order = [s for step in steps for s in step.sql]
+        (merged,) = strong_on(CUT.name, steps)
+        assert order.index(validated.sql[0]) < order.index(merged)
+
+
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+def test_a_foreign_key_over_rows_is_added_not_valid_and_validated_apart(partitioned: bool) -> None:
+    fk = ForeignKey(name="item_s1_fk", columns=("id",), ref_table="other_s1", ref_columns=("id",))
+    steps = build(
+        [
+            c.AddForeignKey(
+                server="core",
+                shard="s1",
+                table=CUT if partitioned else TABLE,
+                leaves=(LEAF,) if partitioned else (),
+                foreign_key=fk,
+            )
+        ],
+        target(),
+    )
+    (added,) = strong_on(LEAF.name if partitioned else TABLE.name, steps)
+    assert added.endswith(" NOT VALID")
+    (validated,) = [s for s in steps if any("VALIDATE CONSTRAINT" in q for q in s.sql)]
+    assert (validated.kind, len(validated.sql)) == (Kind.VALIDATE, 1)
+
+
+@pytest.mark.parametrize(
+    ("server", "shard", "table", "populated", "hazards"),
+    [
+        ("core", "s1", TABLE, True, {"deletes-data", "drops-object"}),
+        ("core", "s1", TABLE, False, {"drops-object"}),
+        ("core", None, TABLE, True, {"deletes-data", "drops-object"}),  # the reference table itself
+        ("east", None, TABLE, True, {"drops-object"}),  # a copy of it
+        ("core", "s2", replace(TABLE, kind=Relkind.FOREIGN), False, {"drops-object"}),
+    ],
+    ids=["rows", "no rows", "reference table", "copy", "foreign table"],
+)
+def test_dropping_a_table_with_rows_deletes_data(
+    server: str, shard: str | None, table: Table, populated: bool, hazards: set[str]
+) -> None:
+    (step,) = build(
+        [
+            c.DropTable(
+                server=server, shard=shard, table=table, populated=populated, why=c.Why.REMOVED
+            )
+        ],
+        target(),
+    )
+    assert set(step.hazards) == hazards
+    # What was empty when the plan was made is looked at again, under the lock.
+    looks = [s for s in step.sql if s.startswith("LOCK TABLE")]
+    assert bool(looks) is (hazards == {"drops-object"} and server == "core" and shard == "s1")
+
+
+LOSES = {"deletes-data", "table-rewrite", "blocks-writes", "blocks-reads", "may-fail-on-data"}
+REWRITES = LOSES - {"deletes-data"}
+VARCHAR = "character varying"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hazards", "using"),
+    [
+        # What does not fit fails; nothing is cut or rounded.
+        ("integer", "bigint", REWRITES, True),
+        ("bigint", "smallint", REWRITES, True),
+        ("integer", "double precision", REWRITES, True),
+        ("bigint", "numeric", REWRITES, True),
+        ("numeric(10,2)", "numeric", REWRITES, True),
+        ("text", "integer", REWRITES, True),
+        # An explicit cast to a string cuts what is too long, without a word.
+        ("text", f"{VARCHAR}(10)", REWRITES, False),
+        (f"{VARCHAR}(20)", f"{VARCHAR}(19)", REWRITES, False),
+        (VARCHAR, f"{VARCHAR}(10)", REWRITES, False),
+        ("bit varying(9)", "bit varying(8)", REWRITES, False),
+        ("uuid", "text", REWRITES, False),
+        ("text", "character(9)", REWRITES, False),
+        # Rounded, or cut.
+        ("bigint", "double precision", LOSES, True),
+        ("integer", "real", LOSES, True),
+        ("double precision", "integer", LOSES, True),
+        ("numeric(10,2)", "numeric(10,1)", LOSES, True),
+        ("timestamp without time zone", "date", LOSES, True),
+        # The catalogue alone changes.
+        (f"{VARCHAR}(10)", f"{VARCHAR}(11)", set(), False),
+        (f"{VARCHAR}(10)", VARCHAR, set(), False),
+        (f"{VARCHAR}(10)", "text", set(), False),
+        (VARCHAR, "text", set(), False),
+    ],
+)
+def test_a_change_of_type_says_what_it_may_lose(
+    old: str, new: str, hazards: set[str], using: bool
+) -> None:
+    before, after = Column(name="n", type=old), Column(name="n", type=new)
+    (step,) = build([c.AlterColumn(**ON, old=before, new=after)], target())
+    cast = f' USING "n"::{new}' if using else ""
+    assert step.sql == (f'ALTER TABLE "public"."item_s1" ALTER COLUMN "n" TYPE {new}{cast}',)
+    assert set(step.hazards) == hazards
+    # The indexes of another collation are built anew.
+    after = replace(after, collation='pg_catalog."C"')
+    (step,) = build([c.AlterColumn(**ON, old=before, new=after)], target())
+    assert set(step.hazards) == (hazards or REWRITES)
+    # Behind a foreign table nothing is rewritten.
+    foreign = {**ON, "table": replace(TABLE, kind=Relkind.FOREIGN)}
+    (step,) = build([c.AlterColumn(**foreign, old=before, new=after)], target())
+    assert (step.hazards, "USING" in step.sql[0]) == ((), False)
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))

@@ -281,7 +281,17 @@ class Executor(ABC):
         connection = self.connections.pop(step.server, None)
         if connection is not None:
             connection.close()
-        return recorded and journal.is_done(self._connection(step.server), self.run_id, step)
+        deadline = time.monotonic() + self._patience()
+        while recorded:
+            try:
+                return journal.is_done(self._connection(step.server), self.run_id, step)
+            except psycopg.errors.LockNotAvailable as error:
+                # The server does not know yet that we are gone, and is still at the COMMIT.
+                if time.monotonic() > deadline:
+                    raise
+                self.listener("retry", step, _first_line(error))
+                self._pause(1)
+        return False
 
     def _interrupted(self) -> ApplyFailed:
         return ApplyFailed(

@@ -114,10 +114,16 @@ def record(
 
 
 def is_done(connection: Connection, run_id: UUID, step: Step) -> bool:
-    row = connection.execute(
-        queries("journal")["is_done"], {"run_id": run_id, "step_id": step.id}
-    ).fetchone()
-    return bool(row and row["done"])
+    """Whether the step's row is there, on a connection that is in no transaction.
+
+    Another session may still be at the COMMIT of that row: waits for it, under the session's lock
+    timeout (LockNotAvailable).
+    """
+    with connection.transaction(force_rollback=True):
+        row = connection.execute(
+            queries("journal")["is_free"], {"run_id": run_id, "step_id": step.id}
+        ).fetchone()
+    return row is None
 
 
 def unfinished(connection: Connection, topology: str, fingerprint: str) -> frozenset[str] | None:

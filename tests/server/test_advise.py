@@ -148,10 +148,20 @@ def test_pairs(world: World) -> None:
                 using = shape.removeprefix("UNIQUE ")
                 using = using if using.startswith("USING") else f"USING btree {using}"
                 connection.execute(f"CREATE {unique}INDEX {side}{n} ON item_s1 {using}")
+        connection.execute(
+            "ALTER TABLE item_s1 ADD CONSTRAINT deferred UNIQUE (note, size) DEFERRABLE, "
+            "ADD CONSTRAINT key UNIQUE (note, size)"
+        )
+        connection.execute("CREATE UNIQUE INDEX at_once ON item_s1 (note, size)")
     seen = observe(world.load(ONE), statements=False, structure=False).servers["core"]
     by_name = {i.name: i for i in seen.indexes}
     for n, (wide, narrow, how) in enumerate(PAIRS):
         assert covers(by_name[f"a{n}"], by_name[f"b{n}"]) == how, (wide, narrow)
+    # A deferrable constraint lets a duplicate in until the end of a transaction: it does not do the
+    # work of a unique index, whose violation ends the statement. One that is immediate does.
+    deferred, unique, key = by_name["deferred"], by_name["at_once"], by_name["key"]
+    assert (covers(deferred, unique), covers(key, unique)) == (None, How.DUPLICATE)
+    assert covers(unique, deferred) is covers(unique, key) is None  # a constraint is never given up
     # The primary key's own index goes for no other.
     assert covers(by_name["a0"], by_name["item_pkey_s1"]) is None
     assert not any(covers(i, by_name["item_pkey_s1"]) for i in seen.indexes)
@@ -350,7 +360,10 @@ def test_unused(world: World) -> None:
     # Used on one shard: it is used.
     use(world, "item_s2", "note = 'n7'", server="west")
     assert unused(look(world, what)) == {"item_size_idx"}
-    # What is small, hardly read or young is left alone.
+    # What is small, hardly read or young is left alone: all shards together.
+    both = size.bytes
+    assert unused(look(world, what, replace(ANY, unused_bytes=both))) == {"item_size_idx"}
+    assert unused(look(world, what, replace(ANY, unused_bytes=both + 1))) == set()
     assert unused(look(world, what, replace(ANY, unused_bytes=1 << 30))) == set()
     assert unused(look(world, what, replace(ANY, reads=1 << 30))) == set()
     late = look(world, what, replace(ANY, min_age=timedelta(days=9000)))

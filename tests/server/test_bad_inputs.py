@@ -374,7 +374,6 @@ def test_status_of_a_closed_port(bench: Bench) -> None:
 
 
 def test_doctor_of_a_closed_port(bench: Bench) -> None:
-    pytest.importorskip("parlant_shard.doctor", reason="doctor is not written yet")
     port = free_port()
     bench.write({"core": f"host=127.0.0.1 port={port} user=u password={PASSWORD} dbname=x"})
     seen = bench.run("doctor", bench.file)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from psycopg import errors, sql
 
 from parlant_shard import Router, ShardError, ShardMap
 from parlant_shard.apply import apply
+from parlant_shard.client import source as source_module
 from parlant_shard.client.source import FixedMap, StoredMap
 from parlant_shard.topology import Topology
 from servers import Clusters, database_name
@@ -65,6 +68,13 @@ def listening(world: World) -> bool:
     )
 
 
+def settled(router: Router) -> None:
+    """Wait until a new router read the map once more after its LISTEN: only a TTL brings more."""
+    source = router._maps
+    assert isinstance(source, StoredMap)
+    wait_for(lambda: source._reads >= 2)
+
+
 def test_a_notification_brings_the_new_map(world: World, source: StoredMap) -> None:
     wait_for(lambda: listening(world))
     before = source.current()
@@ -105,6 +115,56 @@ def test_without_a_notification_the_ttl_brings_it(world: World, topology: Topolo
 def test_a_refresh_reads_at_once(world: World, source: StoredMap) -> None:
     add_workspace(world, "late")
     assert source.refresh().place("late") == "s1"
+
+
+class Counted:
+    """A lock that counts who asked for it."""
+
+    def __init__(self) -> None:
+        self.asked, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        self.asked += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_who_asks_during_a_read_shares_the_next_one(
+    world: World, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read that runs may have seen the map before the change that they ask because of."""
+    source = StoredMap(topology, ttl=60)
+    source._reading = asking = Counted()  # type: ignore[assignment]
+    loads, original = 0, source_module.load
+    read, go = threading.Event(), threading.Event()
+
+    def load(topology: Topology) -> ShardMap | None:
+        nonlocal loads
+        loads += 1
+        found = original(topology)
+        if loads == 1:
+            read.set()
+            assert go.wait(20)
+        return found
+
+    stored = original(topology)
+    assert stored is not None
+    source._accept(stored)  # no thread listens
+    monkeypatch.setattr(source_module, "load", load)
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(source.refresh)
+        assert read.wait(20)
+        add_workspace(world, "late")
+        others = [pool.submit(source.refresh) for _ in range(5)]
+        wait_for(lambda: asking.asked == 6)
+        go.set()
+        assert first.result(20) is not None
+        assert {f.result(20).place("late") for f in others} == {"s1"}
+    assert loads == 2
+    assert source.refresh().place("late") == "s1"
+    assert loads == 3  # who comes later asks anew
 
 
 def test_nothing_is_stored(world: World, topology: Topology) -> None:
@@ -199,9 +259,9 @@ def test_a_file_needs_no_coordinator(
         file.write_text(text.replace('"ws2"', '"ws9"'), encoding="utf-8")
         wait_for(lambda: router.shard_map.place("ws9") == "s1")
         file.write_text("{", encoding="utf-8")
-        time.sleep(0.1)
-        assert router.shard_map.place("ws9") == "s1"
-        assert router.shard_map.place("ws9") == "s1"
+        wait_for(lambda: router.shard_map.place("ws9") == "s1" and "stays in use" in caplog.text)
+        for _ in range(3):
+            assert router._maps.refresh().place("ws9") == "s1"
         assert caplog.text.count("stays in use") == 1
     with Router(topology, shard_map=ShardMap.from_data(__import__("json").loads(text))) as router:
         assert router.shard_map.place("ws2") == "s1"
@@ -231,7 +291,7 @@ def test_a_check_violation_refreshes_the_map_and_is_tried_once_more(
 ) -> None:
     moved(world, "acme", "s2", "s1")  # the router begins with a map that is wrong
     with Router(topology, map_ttl=60) as router:
-        time.sleep(0.3)  # its first notification-driven read is over
+        settled(router)
         assert router.shard_map.place("acme") == "s1"
         moved(world, "acme", "s1", "s2")  # and nobody tells it
         assert router.shard_map.place("acme") == "s1"
@@ -246,7 +306,7 @@ def test_in_a_transaction_the_map_is_refreshed_and_nothing_is_tried_again(
 ) -> None:
     moved(world, "acme", "s2", "s1")
     with Router(topology, map_ttl=60) as router:
-        time.sleep(0.3)
+        settled(router)
         moved(world, "acme", "s1", "s2")
         with (
             pytest.raises(errors.CheckViolation) as refused,
@@ -266,7 +326,7 @@ def test_a_column_that_went_is_found_out(world: World, topology: Topology) -> No
         f"UPDATE parlant_shard.map SET map = jsonb_set(map, {columns}, map #> {columns} || {ghost})"
     )
     with Router(topology, map_ttl=60) as router:
-        time.sleep(0.3)
+        settled(router)
         assert router.shard_map.tables["item"].has("ghost")
         world.execute(
             f"UPDATE parlant_shard.map SET map = jsonb_set(map, {columns}, (map #> {columns}) - 6)"

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -560,6 +561,75 @@ def test_a_disabled_subscription(lay: Lay, make_databases: MakeDatabases) -> Non
     error = next(f for f in found if f.severity == "error")
     assert error.hint == f"ALTER SUBSCRIPTION {name} ENABLE"
     run(east, error.hint)
+
+
+@pytest.mark.needs(clusters=2, logical=True, superuser=True)
+def test_a_table_that_a_running_subscription_does_not_copy(
+    lay: Lay, make_databases: MakeDatabases
+) -> None:
+    topology = lay(*make_databases(2), extra=REFERENCE, ddl=DDL + PLAN)
+    apply(topology)
+    name = "parlant_shard_looked_at_east"
+    core, east = (str(topology.servers[s].dsn) for s in ("core", "east"))
+    run(core, "INSERT INTO plan VALUES ('a')")
+    wait_for(lambda: run(east, "SELECT id FROM plan"))
+    # Copied once more, it meets the row that is there: the copy fails, again and again.
+    run(
+        east,
+        f"ALTER SUBSCRIPTION {name} DISABLE",
+        "DELETE FROM pg_subscription_rel",
+        f"ALTER SUBSCRIPTION {name} ENABLE",
+        f"ALTER SUBSCRIPTION {name} REFRESH PUBLICATION",
+    )
+    wait_for(lambda: not [f for f in subscribed(topology) if "no worker at the" in f.detail])
+    (warning,) = [f for f in subscribed(topology) if f.detail.startswith("not copied yet")]
+    assert (warning.server, warning.severity, warning.object) == ("east", "warning", name)
+    assert warning.detail == "not copied yet: plan"
+    run(east, "SET session_replication_role = replica", "TRUNCATE plan")
+    wait_for(lambda: not [f for f in subscribed(topology) if f.detail.startswith("not copied")])
+
+
+def subscribed(topology: Topology) -> list[Finding]:
+    return [f for f in of(doctor(topology), "reference-tables") if f.server == "east"]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.needs(logical=True)
+@pytest.mark.parametrize(
+    ("unsynced", "copying", "running", "lacks"),
+    [
+        (["plan"], False, True, True),  # nobody copies, and there is no worker left to do it
+        (["plan"], True, True, False),
+        (None, False, True, False),
+        (["plan"], False, False, True),
+    ],
+)
+def test_limits_of_a_subscription_that_still_has_to_copy(
+    lay: Lay, make_databases: MakeDatabases, observed: Callable[[Topology], Observed],
+    unsynced: list[str] | None, copying: bool, running: bool, lacks: bool,
+) -> None:  # fmt: skip
+    seen = observed(lay(*make_databases(2, clusters=1), extra=REFERENCE, ddl=DDL + PLAN))
+    row = {"name": "parlant_shard_looked_at_east", "enabled": True, "unsynced": unsynced,
+           "running": running, "copying": copying, "apply_errors": 0, "sync_errors": 0}  # fmt: skip
+    workers = int(setting(seen, "east", "max_logical_replication_workers"))
+    full = {"senders": 0, "origins": 0, "workers": workers}
+    found = judged(with_rows(seen, "east", subscriptions=(row,), replication_load=(full,)))
+    mine = [f for f in found if (f.check, f.server) == ("reference-tables", "east")]
+    errors = {f.object for f in mine if f.severity == "error"}
+    assert ("max_logical_replication_workers" in errors) is lacks
+    said = [f.detail for f in mine if f.object == row["name"]]
+    assert ("not copied yet: plan" in said) is (unsynced is not None)
+    assert any("no worker at the moment" in s for s in said) is not running
+
+
+def setting(seen: Observed, server: str, name: str) -> str:
+    return next(r["reset_val"] for r in seen.servers[server].all("settings") if r["name"] == name)
 
 
 REFERENCE = "tables: {plan: {kind: reference}}"

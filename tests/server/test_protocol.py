@@ -19,6 +19,7 @@ from protocol import BY_MONTH, DELETES, DROPS, NONE, SCHEMA, Layout, World, layo
 
 from parlant_shard import ShardError
 from parlant_shard.errors import ApplyFailed, SchemaError
+from parlant_shard.shardmap import bucket
 from servers import Clusters
 
 DATA = Path(__file__).parent.parent / "data"
@@ -225,6 +226,27 @@ def test_hash_buckets_with_lists_elsewhere(world: World, kind: str, ranges: Any)
     for listed, here in (([], []), ([], ["h"]), (["x"], []), (["acme", "x"], ["ws1", "here"])):
         world.apply(what(listed, here), allow=NONE)
         world.settled(what(listed, here))
+
+
+def test_the_first_and_the_last_bucket_of_a_range_are_its_shards(world: World) -> None:
+    """Where one range ends and another shard's begins, each row fits on one shard alone."""
+    ranges = {"s1": [(0, 99), (200, 4000)], "s2": [(100, 199)], "s3": [(4001, 4095)]}
+    shards = {
+        shard: {"buckets": [f"{low}-{high}" for low, high in spans]}
+        for shard, spans in ranges.items()
+    }
+    world.apply(layout(shards))
+    at_borders = {b: s for s, spans in ranges.items() for span in spans for b in span}
+    names = {bucket(f"w{n}"): f"w{n}" for n in range(60_000)}
+    with world.connect() as connection:
+        for number, home in at_borders.items():
+            for shard in ranges:
+                statement = f"INSERT INTO account_{shard} (workspace_id) VALUES (%s)"
+                if shard == home:
+                    connection.execute(statement, [names[number]])
+                else:
+                    with pytest.raises(psycopg.errors.CheckViolation):
+                        connection.execute(statement, [names[number]])
 
 
 @pytest.mark.parametrize("ranges", ["0-4095", ["0-99", "200-4095"]], ids=["one", "two"])

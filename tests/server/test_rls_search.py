@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.needs(superuser=True)
 
 VECTOR = "to_tsvector('english', coalesce(name, ''))"
 SEARCH = f"SELECT name FROM account WHERE {VECTOR} @@ plainto_tsquery('english', %s)"
+MATCHED = f"{VECTOR} @@ to_tsquery('english', %s) AND name <> 'hidden'"
 BESIDE = " AND name <> 'hidden' ORDER BY name"
 
 
@@ -97,6 +100,43 @@ def test_the_same_rows_by_the_index(
             app.execute(SET, ["ws2"])
             plain = app.execute(statement.replace("account", "account_s1"), params)  # type: ignore[arg-type]
             assert [name for (name,) in plain] == found
+
+
+@pytest.mark.parametrize(
+    ("number", "statement"),
+    [
+        (21, f"SELECT name FROM account WHERE {MATCHED} FOR UPDATE"),
+        (23, f"SELECT name FROM account WHERE {MATCHED} FOR KEY SHARE OF account"),
+        (25, f"UPDATE account SET tint = 'red' WHERE {MATCHED} RETURNING name"),
+        (27, f"DELETE FROM account WHERE {MATCHED} RETURNING name"),
+    ],
+    ids=["for update", "for key share", "update", "delete"],
+)
+def test_a_row_that_changed_while_it_was_waited_for_is_looked_at_again(
+    router: Router, world: World, number: int, statement: str
+) -> None:
+    """The function searched before the lock was there; the condition is asked of the new row."""
+    called = f"red apples and {number} pears"
+    change = "UPDATE account_s1 SET id = id, name = %s WHERE name = %s"
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock' AND query LIKE '%match_account_search_idx_s1%'"
+    )
+    with world.connect() as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN")
+        # FOR KEY SHARE waits for who takes the whole row.
+        other.execute("SELECT FROM account_s1 WHERE name = %s FOR UPDATE", [called])
+        assert other.execute(change, ["plums", called]).rowcount == 1
+        found = pool.submit(
+            lambda: router.execute(statement, [str(number)], workspace="ws2").fetchall()
+        )
+        deadline = time.monotonic() + 20
+        while not (found.done() or world.value(waits)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        other.execute("COMMIT")
+        assert found.result(20) == []
+        assert other.execute(change, [called, "plums"]).rowcount == 1
 
 
 @pytest.mark.parametrize(

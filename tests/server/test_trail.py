@@ -148,9 +148,12 @@ def test_refusals_failures_and_dead_runs(world: World, monkeypatch: pytest.Monke
 def test_what_is_taken_away_is_named(world: World) -> None:
     both = layout({"s1": ["a"], "s2": ["b"]}, tables=cut(retention="2 months"))
     world.apply(both)
-    for number in range(3):
-        world.execute(f"INSERT INTO account_s2 (workspace_id, name) VALUES ('b', '{number}')")
-    world.execute("ANALYZE account_s2")
+    # In one session: what another one counted may arrive after ANALYZE, and count twice.
+    world.execute(
+        "INSERT INTO account_s2 (workspace_id, name) VALUES ('b', '0'), ('b', '1'), ('b', '2')",
+        "SELECT pg_stat_force_next_flush()",
+        "ANALYZE account_s2",
+    )
     world.apply(layout({"s1": ["a"]}, tables=cut(retention="2 months")), allow=DELETES | DROPS)
     found = [r for r in rows(world) if r["objects"] == ["account_s2"]]
     assert [r["result"] for r in found] == ["begun", "done"]
@@ -224,6 +227,43 @@ def test_an_owner_who_drops_the_triggers_is_seen(
     said = capsys.readouterr()
     assert f"BROKEN at row {where}" in said.out
     assert "PS750" in said.err
+
+
+# What the trigger and the check compute of a row, for a forger who knows it as well.
+HASH_OF_ROW = (
+    "encode(sha256(convert_to(jsonb_build_array(previous, id, extract(epoch FROM at), topology, "
+    "command, objects, result, detail, run_id, actor, client_address, os_user, os_host)::text, "
+    "'UTF8')), 'hex')"
+)
+
+
+@pytest.mark.parametrize(
+    ("tampering", "where"),
+    [
+        ("UPDATE parlant_shard.audit SET command = 'plan' WHERE id = 2;", 3),
+        ("UPDATE parlant_shard.audit SET actor = 'other' WHERE id = 1;", 2),
+        (
+            "DELETE FROM parlant_shard.audit WHERE id = 2;"
+            "UPDATE parlant_shard.audit SET id = 2 WHERE id = 3;"
+            "UPDATE parlant_shard.audit SET id = 3 WHERE id = 4;",
+            2,
+        ),
+        ("UPDATE parlant_shard.audit SET previous = 'none' WHERE id = 1;", 1),
+        ("UPDATE parlant_shard.audit SET previous = 'none' WHERE id = 4;", 4),
+    ],
+)
+@pytest.mark.needs(superuser=True)
+def test_a_forger_who_computes_the_hash_of_each_row_again_breaks_the_chain(
+    world: World, tampering: str, where: int
+) -> None:
+    world.apply(WHAT)
+    for _ in range(3):
+        apply(world.load(WHAT))
+    again = f"UPDATE parlant_shard.audit SET hash = {HASH_OF_ROW}"
+    world.execute("ALTER TABLE parlant_shard.audit DISABLE TRIGGER ALL", again)
+    assert chain(world).ok  # it is the right way to compute them
+    world.execute(tampering, again)
+    assert chain(world).broken_at == where
 
 
 def test_a_trail_that_was_dropped_is_missed(world: World) -> None:

@@ -290,6 +290,29 @@ def test_buckets(tmp_path: Path, clusters: Clusters) -> None:
     assert f"misplaced-rows core s1 account_s1 {stray}" in found(audit(world, what))
 
 
+def test_rows_on_the_shard_of_its_bucket_of_a_workspace_that_is_listed_elsewhere(
+    tmp_path: Path, clusters: Clusters
+) -> None:
+    """As an edit of the file leaves them: routers look on the other shard."""
+    world = World(tmp_path, clusters)
+    assert bucket("a") >= 2048
+    what = layout(
+        {"s1": {"workspaces": ["a"], "buckets": "0-2047"}, "s2": {"buckets": "2048-4095"}}
+    )
+    world.apply(what)
+    world.execute(
+        "INSERT INTO account_s1 (workspace_id) VALUES ('a')",
+        "ALTER TABLE account_s2 DROP CONSTRAINT account_s2_workspace_check",
+        "INSERT INTO account_s2 (workspace_id) VALUES ('a'), ('a')",
+    )
+    for workspace in (None, "a"):
+        report = audit(world, what, workspace=workspace)
+        (stray,) = [f for f in report.findings if f.check == "misplaced-rows"]
+        assert (stray.shard, stray.table, stray.workspace, stray.rows) == (
+            "s2", "account_s2", "a", 2,
+        )  # fmt: skip
+
+
 # --- purged workspaces ----------------------------------------------------------------------------
 
 

@@ -145,10 +145,11 @@ def _may_go(narrow: IndexFigures, wide: IndexFigures) -> bool:
         return False
     if not narrow.unique:
         return True
-    # The same uniqueness, enforced as early, by the very same columns.
+    # The same uniqueness, by the very same columns, enforced at once: only the index of a
+    # constraint can be deferred, and `narrow` is none.
     return (
         wide.unique
-        and (wide.immediate or not narrow.immediate)
+        and wide.immediate
         and wide.nulls_not_distinct == narrow.nulls_not_distinct
         and wide.predicate == narrow.predicate
         and sorted(wide.keys) == sorted(narrow.keys)

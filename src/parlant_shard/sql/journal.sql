@@ -27,8 +27,11 @@ INSERT INTO parlant_shard.step (run_id, step_id, title, started_at, attempts)
 VALUES (%(run_id)s, %(step_id)s, %(title)s, %(started_at)s, %(attempts)s)
 ON CONFLICT (run_id, step_id) DO NOTHING;
 
--- name: is_done
-SELECT EXISTS (SELECT FROM parlant_shard.step WHERE run_id = %(run_id)s AND step_id = %(step_id)s) AS done;
+-- name: is_free
+-- A row where the step has none; rolled back. A look alone would not see, nor wait for, what is about to be committed.
+INSERT INTO parlant_shard.step (run_id, step_id, title, started_at, attempts)
+VALUES (%(run_id)s, %(step_id)s, '', clock_timestamp(), 0)
+ON CONFLICT (run_id, step_id) DO NOTHING RETURNING step_id;
 
 -- name: unfinished
 -- The newest run of this plan, where it did not reach its end.
