@@ -266,10 +266,12 @@ def wrap(
         return ServerError(
             f'server "{server}", {doing}: {what if state == "55P03" else said}',
             code="PS404",
-            hint="`SELECT a.pid, a.state, a.xact_start, l.relation::regclass, l.mode "
-            "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            # A prepared transaction holds locks without a session: such rows have no pid.
+            hint="`SELECT l.pid, a.state, a.xact_start, l.relation::regclass, l.mode "
+            "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
             "WHERE l.granted AND l.relation IS NOT NULL ORDER BY a.xact_start` shows the holders, "
-            "the oldest first; run the same command again: it resumes",
+            "the oldest first; one without a pid is a prepared transaction: `SELECT gid, owner, "
+            "database, prepared FROM pg_prepared_xacts`; run the same command again: it resumes",
         )
     if state == "P0001" and diag.context:
         # Raised by a trigger, event trigger or function of the site: say which.

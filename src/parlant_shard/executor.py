@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import canonical, db, journal, signing, trail
+from parlant_shard import blockers, canonical, db, journal, signing, trail
 from parlant_shard.desired import Peer
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import ApplyFailed, CannotConnect, ServerError, ShardError
@@ -36,6 +36,10 @@ PATIENCE = 300.0
 NO_WORKER = 60.0
 # Where a CONCURRENTLY statement waits for other transactions, tell the operator after this long.
 WATCH_AFTER = 5.0
+
+# From this attempt on, a second or so after the first, it is looked for whom we wait.
+_NAMED_FROM = 3
+_LOOK_EVERY = 0.1
 
 _FIRST_LOCK_TIMEOUT_MS = 100
 # PostgreSQL stops an autovacuum that is in the way, but only for whoever has waited for
@@ -78,6 +82,7 @@ class Executor(ABC):
         # Seconds that a CONCURRENTLY statement may wait for one transaction; None for ever.
         self.waits: float | None = None
         self.put_off: dict[str, str] = {}  # step id → for whom it waited too long
+        self.blocked: dict[str, blockers.Blocker] = {}  # step id → for whom it waited last
 
     @abstractmethod
     def _check_lock(self) -> None:
@@ -196,7 +201,10 @@ class Executor(ABC):
             connection=self.connections.get(step.server),
             walled=self.topology.isolation.rls,
         )
-        hint = wrapped.hint or "mend the cause"
+        message, hint = wrapped.message, wrapped.hint or "mend the cause"
+        blocker = self.blocked.get(step.id)
+        if blocker is not None and error.sqlstate == "55P03":
+            message, hint = f"{message}; it was held by {blocker.who}", blocker.hint
         if "it resumes" not in hint:
             hint += "; then run the same command again: it resumes"
         if error.sqlstate in {"23514", "23503", "23505", "23502"} and "VALIDATE" in step.sql[0]:
@@ -213,7 +221,7 @@ class Executor(ABC):
             )
         if error.sqlstate == "PS001":
             hint = "rows arrived after the plan was made; make a new plan and look at it"
-        return ApplyFailed(wrapped.message, code="PS510", hint=hint)
+        return ApplyFailed(message, code="PS510", hint=hint)
 
     def _statements(self, step: Step) -> list[SQL]:
         return [
@@ -248,7 +256,7 @@ class Executor(ABC):
             timeout = min(step.lock_timeout_ms, _FIRST_LOCK_TIMEOUT_MS * 2 ** (attempt - 1))
             try:
                 connection = self._connection(step.server)
-                with connection.transaction():
+                with self.naming(step, connection, attempt), connection.transaction():
                     connection.execute(
                         "SELECT pg_catalog.set_config('lock_timeout', %s, true), "
                         "pg_catalog.set_config('statement_timeout', %s, true)",
@@ -271,10 +279,24 @@ class Executor(ABC):
                     raise
                 if lost and attempt > 3:
                     raise
-                self.listener("retry", step, _first_line(error))
+                self.listener("retry", step, self.why(step, error))
                 self._pause(attempt)
             else:
                 return
+
+    def naming(
+        self, step: Step, connection: db.Connection, attempt: int
+    ) -> AbstractContextManager[object]:
+        """Look for whom a later attempt waits; `why` and the final error name it."""
+        self.blocked.pop(step.id, None)
+        if attempt < _NAMED_FROM:
+            return nullcontext()
+        return _Naming(self, step, connection.info.backend_pid)
+
+    def why(self, step: Step, error: psycopg.Error) -> str:
+        """Why an attempt failed, in one line, and who was in the way."""
+        blocker = self.blocked.get(step.id) if error.sqlstate == "55P03" else None
+        return _first_line(error) + ("" if blocker is None else f": waited for {blocker.who}")
 
     def _recovered(self, step: Step, *, recorded: bool) -> bool:
         """After a lost connection: whether the commit had happened. The journal row knows."""
@@ -376,28 +398,19 @@ class Executor(ABC):
     def _watch(self, step: Step, pid: int, finished: threading.Event) -> None:
         if finished.wait(WATCH_AFTER):
             return
-        since: dict[int, float] = {}
+        since: dict[tuple[int | None, str], float] = {}
         try:
             with db.session(self.topology, step.server) as connection:
                 while not finished.is_set():
-                    row = connection.execute(
-                        "SELECT a.pid, a.application_name AS name, extract(epoch FROM "
-                        "pg_catalog.clock_timestamp() - a.xact_start)::int AS age "
-                        "FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) AS b(pid) "
-                        "JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid LIMIT 1",
-                        [pid],
-                    ).fetchone()
-                    if row is not None:
-                        who = (
-                            f'pid {row["pid"]} ("{row["name"]}"), whose transaction is '
-                            f"{row['age']} s old"
-                        )
+                    found = blockers.waited_for(connection, pid)
+                    if found:
+                        first = found[0]
                         self.listener(
-                            "wait", step, f"waiting for {who}; it blocks no reader or writer"
+                            "wait", step, f"waiting for {first.who}; it blocks no reader or writer"
                         )
-                        first = since.setdefault(row["pid"], time.monotonic())
-                        if self.waits is not None and time.monotonic() - first > self.waits:
-                            self.put_off[step.id] = who
+                        began = since.setdefault((first.pid, first.transaction), time.monotonic())
+                        if self.waits is not None and time.monotonic() - began > self.waits:
+                            self.put_off[step.id] = first.who
                             connection.execute("SELECT pg_catalog.pg_cancel_backend(%s)", [pid])
                             return
                     finished.wait(WATCH_AFTER)
@@ -458,6 +471,37 @@ class Executor(ABC):
             self.stop.wait(pause)
             pause = min(1.0, pause * 1.5)
         raise self._interrupted()
+
+
+class _Naming:
+    """Looks, from a session of its own, for whom a session waits that is about to give up."""
+
+    def __init__(self, executor: Executor, step: Step, pid: int) -> None:
+        self.executor, self.step, self.pid = executor, step, pid
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _look(self) -> None:
+        if self.over.wait(_LOOK_EVERY):
+            return  # it did not wait
+        # Naming is a courtesy; the statement itself reports what is wrong.
+        with (
+            suppress(ShardError, psycopg.Error),
+            db.session(self.executor.topology, self.step.server) as connection,
+        ):
+            while not self.over.is_set():
+                found = blockers.waited_for(connection, self.pid)
+                if found:
+                    self.executor.blocked[self.step.id] = found[0]
+                    return
+                self.over.wait(_LOOK_EVERY)
 
 
 def takes_away(step: Step) -> bool:

@@ -15,6 +15,7 @@ import psycopg
 
 from parlant_shard import db, journal, trail
 from parlant_shard.archive import Archived, archive
+from parlant_shard.blockers import Blocker
 from parlant_shard.catalog import fingerprint
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, UsageError
 from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
@@ -33,7 +34,7 @@ MOVES = 3
 _PATIENCE = {Noun.PREMAKE: PATIENCE, Noun.FINALISE: 30.0}
 _SHORT = 60.0
 
-Users = dict[tuple[int | None, str], dict[str, object]]
+Users = dict[tuple[int | None, str], Blocker]
 
 
 def moment(text: str) -> datetime:
@@ -475,9 +476,9 @@ class _Lane(Executor):
             waiting = look()
             while waiting and not self.stop.is_set():
                 if time.monotonic() > deadline:
-                    return _who(next(iter(waiting.values())))
+                    return next(iter(waiting.values())).who
                 if not told and time.monotonic() > deadline - READERS + 1:
-                    self.listener("wait", step, f"waiting for {_who(next(iter(waiting.values())))}")
+                    self.listener("wait", step, f"waiting for {next(iter(waiting.values())).who}")
                     told = True
                 self.stop.wait(0.2)
                 # Who came later is not waited for: on a busy table somebody always comes.
@@ -525,10 +526,3 @@ def _state(error: ShardError) -> str:
     """The SQLSTATE of an error's cause; "none" where the connection was lost."""
     cause = error.__cause__
     return (cause.sqlstate or "none") if isinstance(cause, psycopg.Error) else ""
-
-
-def _who(user: dict[str, object]) -> str:
-    if user["pid"] is None:
-        return "a prepared transaction (pg_prepared_xacts)"
-    age = "" if user["age"] is None else f", whose transaction is {user['age']} s old"
-    return f'pid {user["pid"]} ("{user["name"] or ""}"){age}'

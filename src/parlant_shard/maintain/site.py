@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from parlant_shard import canonical, control, db, journal, preflight, trail
+from parlant_shard import blockers, canonical, control, db, journal, preflight, trail
 from parlant_shard.apply import end_dead_sessions
 from parlant_shard.catalog import Catalog, Retired, Table
 from parlant_shard.desired import INTERNAL_VERSION
@@ -128,9 +128,10 @@ class Site:
             try:
                 return self._read()
             except psycopg.errors.LockNotAvailable as error:
+                rows = self._rows("exclusive")
+                found = blockers.blockers(self.connection, rows)
                 holders = ", ".join(
-                    f'pid {r["pid"]} ("{r["name"] or ""}") on "{r["table"]}" since {r["age"]} s'
-                    for r in self._rows("exclusive")
+                    f'{b.who} on "{r["table"]}"' for b, r in zip(found, rows, strict=True)
                 )
                 if time.monotonic() > deadline:
                     raise ServerError(
@@ -241,14 +242,18 @@ class Site:
                 found[table] = (*found.get(table, ()), row["name"])
         return found
 
-    def transactions(self) -> dict[tuple[int | None, str], dict[str, Any]]:
+    def transactions(self) -> dict[tuple[int | None, str], blockers.Blocker]:
         """The transactions of this database that are open now."""
-        return {(r["pid"], r["transaction"]): r for r in self._rows("transactions")}
+        return self._named(self._rows("transactions"))
 
-    def users(self, table: str) -> dict[tuple[int | None, str], dict[str, Any]]:
+    def users(self, table: str) -> dict[tuple[int | None, str], blockers.Blocker]:
         """The transactions that use a table now."""
         name = f"{canonical.quote(self.topology.namespace)}.{canonical.quote(table)}"
-        return {(r["pid"], r["transaction"]): r for r in self._rows("users", table=name)}
+        return self._named(self._rows("users", table=name))
+
+    def _named(self, rows: list[dict[str, Any]]) -> dict[tuple[int | None, str], blockers.Blocker]:
+        found = blockers.blockers(self.connection, rows)
+        return {(b.pid, b.transaction): b for b in found}
 
     def interrupt_dead(self, *, alone: bool, listener: Listener) -> None:
         rows = self.connection.execute(

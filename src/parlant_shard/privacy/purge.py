@@ -337,18 +337,18 @@ class _Purge(Run):
     ) -> None:
         told, pause = set(), 0.05
         while found := writers(connection, server, self.site.holdings, known):
-            first = found[0]
-            about = f'server "{server}": {first.who} wrote to "{first.table}"'
+            first, blocker = found[0], found[0].blocker
+            about = f'server "{server}": {blocker.who} wrote to "{first.table}"'
             if time.monotonic() > deadline:
                 raise ApplyFailed(
                     f"{about} in a transaction that was open when workspace "
                     f'"{self.site.home.workspace}" was closed, and is still open after '
                     f"{WRITERS:.0f} s",
                     code="PS749",
-                    hint=f"{first.hint}, then run the same command again: it resumes",
+                    hint=f"{blocker.hint}, then run the same command again: it resumes",
                 )
-            if first.transaction not in told:
-                told.add(first.transaction)
+            if blocker.transaction not in told:
+                told.add(blocker.transaction)
                 self.listener("note", None, f"{about}: waiting for its transaction to end")
             if self.stop.is_set():
                 raise self._interrupted()
@@ -434,7 +434,7 @@ class _Purge(Run):
             LOW: f"({batch.low},0)",
             HIGH: f"({batch.low + batch.size},0)",
         }
-        with connection.transaction():
+        with self.naming(step, connection, batch.attempts), connection.transaction():
             for name, value in settings.items():
                 connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", [name, str(value)])
             statements = self._statements(step)
@@ -454,5 +454,5 @@ class _Purge(Run):
             raise error
         batch.size = max(1, batch.size // 8)
         batch.attempts += 1
-        self.listener("retry", step, db.redact(error.diag.message_primary or str(error)))
+        self.listener("retry", step, self.why(step, error))
         self._pause(batch.attempts)

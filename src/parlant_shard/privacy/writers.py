@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from parlant_shard import db
+from parlant_shard.blockers import Blocker, blockers
 from parlant_shard.privacy.holdings import Holding, Where
 from parlant_shard.sqlfiles import queries
 
@@ -19,22 +20,10 @@ Transactions = frozenset[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """A transaction that may have written into a holding. `pid` is None for a prepared one."""
+    """A transaction that may have written into a holding, and the table."""
 
-    transaction: str
-    pid: int | None
-    user: str | None
+    blocker: Blocker
     table: str
-
-    @property
-    def who(self) -> str:
-        return "a prepared transaction" if self.pid is None else f'pid {self.pid} ("{self.user}")'
-
-    @property
-    def hint(self) -> str:
-        if self.pid is None:
-            return "finish it (pg_prepared_xacts names it: COMMIT PREPARED or ROLLBACK PREPARED)"
-        return f"end it (SELECT pg_terminate_backend({self.pid}))"
 
 
 def transactions(connection: db.Connection) -> Transactions:
@@ -54,4 +43,6 @@ def writers(
         "tables": sorted({name for h in mine for name in (h.table.name, h.parent.name)}),
         "known": sorted(known),
     }
-    return tuple(Writer(**r) for r in connection.execute(queries("privacy")["writers"], about))
+    rows = connection.execute(queries("privacy")["writers"], about).fetchall()
+    found = blockers(connection, rows)
+    return tuple(Writer(blocker=b, table=r["table"]) for b, r in zip(found, rows, strict=True))

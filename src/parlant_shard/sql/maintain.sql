@@ -43,7 +43,7 @@ SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name,
 
 -- name: exclusive
 -- Who has locked tables of ours so that nobody can even read their definition.
-SELECT l.pid, a.application_name AS name, c.relname::text AS "table",
+SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name, c.relname::text AS "table",
        extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::int AS age
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'v', 'f')

@@ -19,7 +19,8 @@ SELECT DISTINCT l.virtualtransaction AS transaction
 
 -- name: writers
 -- Which of some transactions hold a lock on some tables under which rows are written, and whose they are.
-SELECT DISTINCT ON (l.virtualtransaction) l.virtualtransaction AS transaction, l.pid, a.usename::text AS user, c.relname::text AS table
+SELECT DISTINCT ON (l.virtualtransaction) l.virtualtransaction AS transaction, l.pid, a.usename::text AS name,
+       NULL::int AS age, c.relname::text AS table
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(namespace)s

@@ -1,0 +1,39 @@
+-- name: waited_for
+-- Whom a session waits for: transactions of sessions, and prepared ones, which have no process (pg_blocking_pids says 0).
+WITH conflict (wanted, held) AS (
+  VALUES ('AccessShareLock', ARRAY['AccessExclusiveLock']),
+         ('RowShareLock', ARRAY['ExclusiveLock', 'AccessExclusiveLock']),
+         ('RowExclusiveLock', ARRAY['ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock']),
+         ('ShareUpdateExclusiveLock', ARRAY['ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                                            'ExclusiveLock', 'AccessExclusiveLock']),
+         ('ShareLock', ARRAY['RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock',
+                             'ExclusiveLock', 'AccessExclusiveLock']),
+         ('ShareRowExclusiveLock', ARRAY['RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock',
+                                         'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock']),
+         ('ExclusiveLock', ARRAY['RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock',
+                                 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock']),
+         ('AccessExclusiveLock', ARRAY['AccessShareLock', 'RowShareLock', 'RowExclusiveLock',
+                                       'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                                       'ExclusiveLock', 'AccessExclusiveLock'])
+)
+SELECT DISTINCT NULL::int AS pid, h.virtualtransaction AS transaction, NULL::text AS name, NULL::int AS age
+  FROM pg_catalog.pg_locks w
+  JOIN conflict c ON c.wanted = w.mode
+  JOIN pg_catalog.pg_locks h ON h.pid IS NULL AND h.granted AND h.mode = ANY (c.held)
+   AND (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid)
+       IS NOT DISTINCT FROM
+       (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid, w.classid, w.objid, w.objsubid)
+ WHERE w.pid = %(pid)s AND NOT w.granted
+UNION ALL
+SELECT a.pid, '', a.application_name,
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::int
+  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b(pid)
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid;
+
+-- name: prepared
+-- The prepared transactions of the server, with the virtual id under which pg_locks has their locks.
+SELECT l.virtualtransaction AS transaction, p.gid, p.owner::text AS owner, p.database::text AS database,
+       extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::int AS age
+  FROM pg_catalog.pg_prepared_xacts p
+  JOIN pg_catalog.pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.transaction
+       AND l.pid IS NULL AND l.granted;
