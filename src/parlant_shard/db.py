@@ -48,6 +48,14 @@ SESSION = {
 # Retrying may help: a lock was not to be had, a deadlock was broken, or a conflict was detected.
 RETRYABLE = frozenset({"55P03", "40P01", "40001"})
 
+# A function, operator, type, table or schema that a name does not lead to.
+_NOT_FOUND = frozenset({"42883", "42704", "42P01", "3F000"})
+_IN_FUNCTION = re.compile(r"(?:SQL|PL/\w+) function ")
+SELF_CONTAINED = (
+    "let the function set its own path (ALTER FUNCTION … SET search_path = …, pg_temp), or write "
+    "the schema before what it names"
+)
+
 _HINTS = {
     "53100": "free disk space on the server, then run the same command again: it resumes",
     "53200": "the server's lock table or memory is full: raise max_locks_per_transaction (restart) "
@@ -276,10 +284,22 @@ def wrap(
     if state == "P0001" and diag.context:
         # Raised by a trigger, event trigger or function of the site: say which.
         message += f" ({diag.context.splitlines()[0]})"
+    caller = unresolved(error)
+    if caller is not None:
+        return ServerError(f"{message} [{state}], in {caller}", code="PS405", hint=SELF_CONTAINED)
     hint = _HINTS.get(state) or diag.message_hint
     if hint is None:
         hint = "look at the server's log around this moment for the statement and its context"
     return ServerError(f"{message} [{state}]", code="PS405", hint=hint)
+
+
+def unresolved(error: psycopg.Error) -> str | None:
+    """Name the function that names something which the path does not lead to, if that failed."""
+    if error.sqlstate not in _NOT_FOUND:
+        return None
+    # The first line that names a function; further ones may quote a row.
+    lines = (error.diag.context or "").splitlines()
+    return next((line for line in lines if _IN_FUNCTION.match(line)), None)
 
 
 _DENIED = re.compile(

@@ -299,6 +299,27 @@ class Ddl:
             "ROW({})::text, 0)::numeric), 0)::text AS checksum FROM ONLY {}"
         ).format(names(columns), table)
 
+    def rehearsal(self, table: Table, name: str) -> tuple[Composed, list[Composed]]:
+        """A temporary table that takes rows as `table` does, and what it gets when it has them.
+
+        Its CHECKs, generated columns and NOT NULLs judge the rows. Of the indexes those are built
+        that evaluate something, and of the keys the exclusion constraints.
+        """
+        create = SQL(
+            "CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED) "
+            "ON COMMIT DROP"
+        ).format(Identifier(name), self.name(table.name))
+        temporary = Ddl("pg_temp")
+        after = [
+            temporary.alter(name, SQL("ADD ") + self.constraint(k.name, k.definition))
+            for k in table.keys
+            if k.definition.startswith("EXCLUDE")
+        ]
+        after += [
+            temporary.create_index(name, i) for i in table.indexes if i.valid and evaluates(i)
+        ]
+        return create, after
+
     def copy_out(self, table: str, columns: Iterable[str]) -> Composed:
         return SQL("COPY {} ({}) TO STDOUT").format(self.name(table), names(columns))
 
@@ -322,6 +343,11 @@ class Ddl:
         return SQL("CREATE TYPE {} AS ENUM ({})").format(
             self.name(enum.name), SQL(", ").join(Literal(label) for label in enum.labels)
         )
+
+
+def evaluates(index: Index) -> bool:
+    """Whether an index has an expression or a condition. One too many does no harm."""
+    return " WHERE " in index.definition or index.definition.count("(") > 1
 
 
 def names(columns: Iterable[str]) -> Composed:

@@ -11,8 +11,8 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 from psycopg.sql import SQL
 
-from parlant_shard import blockers, canonical, db, journal, signing, trail
+from parlant_shard import blockers, canonical, db, journal, searchpath, signing, trail
 from parlant_shard.desired import Peer
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import ApplyFailed, CannotConnect, ServerError, ShardError
@@ -221,7 +221,36 @@ class Executor(ABC):
             )
         if error.sqlstate == "PS001":
             hint = "rows arrived after the plan was made; make a new plan and look at it"
+        if db.unresolved(error) is not None:
+            return ApplyFailed(
+                wrapped.message,
+                code="PS558",
+                hint=f"{self.self_contained(step.server)}; then run the same command again: it "
+                "resumes",
+            )
         return ApplyFailed(message, code="PS510", hint=hint)
+
+    def self_contained(self, server: str) -> str:
+        """Say how a function comes to work in our sessions, and which schemas these avoid."""
+        namespace = self.topology.namespace
+        hint = db.SELF_CONTAINED.replace("…, ", f"{canonical.quote(namespace)}, ")
+        with suppress(psycopg.Error, ShardError):
+            connection = self._connection(server)
+            for row in connection.execute(searchpath.refused(namespace)).fetchall():
+                roles = ", ".join(
+                    "PUBLIC" if r == "PUBLIC" else canonical.quote(r) for r in row["roles"]
+                )
+                hint += (
+                    f'; schema "{row["schema"]}" is not on the path of our sessions, because '
+                    f"{roles} may create in it, or owns functions or operators there (REVOKE "
+                    f"CREATE ON SCHEMA {canonical.quote(row['schema'])} FROM {roles})"
+                )
+            if connection.info.server_version >= 170_000:
+                hint += (
+                    "; PostgreSQL 17 and later evaluate functions of an index with pg_catalog "
+                    "alone, whoever builds it"
+                )
+        return hint
 
     def _statements(self, step: Step) -> list[SQL]:
         return [
@@ -236,6 +265,7 @@ class Executor(ABC):
         statements = self._statements(step)
 
         def work(connection: db.Connection) -> None:
+            connection.execute(searchpath.opened(self.topology.namespace))
             for statement in statements:
                 connection.execute(statement)
 
@@ -350,8 +380,9 @@ class Executor(ABC):
                         self._watched(connection, step, _sql(text))
                     state = self._probe(connection, step)
                 if state != "done":
-                    for statement in self._statements(step):
-                        self._watched(connection, step, statement)
+                    with self._opened(connection):
+                        for statement in self._statements(step):
+                            self._watched(connection, step, statement)
                     if step.probe is not None and self._probe(connection, step) != "done":
                         raise ServerError(
                             f'server "{step.server}", {step.title}: the statement succeeded, but '
@@ -375,6 +406,19 @@ class Executor(ABC):
                 self._set_timeouts(connection, 1_000, 60_000)
                 journal.record(connection, self.run_id, step, started_at=started, attempts=attempt)
                 return
+
+    @contextmanager
+    def _opened(self, connection: db.Connection) -> Iterator[None]:
+        """Let functions of the application be found, by statements that allow no transaction."""
+        try:
+            connection.execute(searchpath.opened(self.topology.namespace, local=False))
+            yield
+        finally:
+            try:
+                if not connection.closed:
+                    connection.execute(searchpath.CLOSED)
+            except psycopg.Error:
+                connection.close()  # what follows must not run with that path
 
     def _set_timeouts(self, connection: db.Connection, lock: int, statement: int) -> None:
         connection.execute(
@@ -428,6 +472,7 @@ class Executor(ABC):
                     "pg_catalog.set_config('statement_timeout', %s, true)",
                     [str(step.lock_timeout_ms), str(step.statement_timeout_ms)],
                 )
+                connection.execute(searchpath.opened(self.topology.namespace))
                 row = connection.execute(self._statements(step)[0]).fetchone()
             assert row is not None
             if row["changed"] == 0:

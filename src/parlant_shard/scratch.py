@@ -108,6 +108,8 @@ def run_statements(
                 code="PS230",
                 hint=f"on every server: CREATE ROLE {role[1]}"
                 if role
+                else db.SELF_CONTAINED
+                if db.unresolved(error)
                 else error.diag.message_hint
                 or f"`parlant-shard doctor TOPOLOGY --sql {statement.file}` tries every statement",
                 file=statement.file,
@@ -140,7 +142,7 @@ def rebuild(connection: db.Connection, base: Catalog, topology: Topology) -> Cat
         )
     for enum in base.enums.values():
         connection.execute(ddl.create_enum(enum))
-    connection.execute("SET search_path = ''")
+    # The path stays: PostgreSQL looks into the functions of generated columns and indexes.
     for function in base.functions.values():
         connection.execute(text(function.definition))
     tables = [t for t in base.tables.values() if t.kind is Relkind.TABLE and t.parent is None]

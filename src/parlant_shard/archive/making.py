@@ -2,8 +2,9 @@
 
 1. In one transaction, under a lock that keeps writers out: count and hash the rows, COPY them
    through zstd into a file.
-2. Read the file again from its target and load it into a temporary table, whose rows must have the
-   same count and hash: this proves that it restores.
+2. Read the file again from its target and load it, under the settings of a restore, into a
+   temporary table with the CHECKs, generated columns and expression indexes of the partition. Its
+   rows must have the same count and hash: this proves that it restores.
 3. Write the manifest. From here on the archive exists.
 4. In one transaction, under a lock that keeps everybody out: count and hash again, drop the table
    and record the archive.
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from parlant_shard import __version__, canonical, db
+from parlant_shard import __version__, canonical, db, searchpath
 from parlant_shard.allrows import every_row
 from parlant_shard.archive import parquet, stream
 from parlant_shard.archive.manifest import (
@@ -39,7 +40,7 @@ from parlant_shard.archive.manifest import (
 )
 from parlant_shard.archive.target import Pending, Target, open_target, trouble
 from parlant_shard.changes import ArchivePartition
-from parlant_shard.ddl import Ddl, names
+from parlant_shard.ddl import Ddl
 from parlant_shard.errors import ArchiveError
 from parlant_shard.executor import Executor
 from parlant_shard.plan import Step
@@ -59,6 +60,10 @@ class Archived:
     rows: int
     bytes: int
     path: str
+
+
+# Classes of errors by which a table says that it does not take a row, however often it is tried.
+_JUDGEMENTS = frozenset({"0A", "22", "23", "2F", "38", "39", "3F", "42", "P0"})
 
 
 class _Changed(Exception):
@@ -194,26 +199,45 @@ class _Making:
         return found
 
     def _verify(self, path: str, manifest: Manifest) -> None:
-        """Step 2. Raises ArchiveError (PS542, PS546)."""
+        """Step 2. Raises ArchiveError (PS542, PS546, PS557)."""
         copy = Identifier("pg_temp", CHECK_TABLE)
+        create, after = self.ddl.rehearsal(self.change.table, CHECK_TABLE)
 
         def work(connection: db.Connection) -> None:
             settings(connection, self.topology.namespace)
-            connection.execute(
-                SQL(
-                    "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM ONLY {} LIMIT 0"
-                ).format(Identifier(CHECK_TABLE), names(self.names), self.table)
-            )
+            connection.execute(searchpath.opened(self.topology.namespace))
+            connection.execute(create)
             with self.target.open(f"{path}.copy.zst") as file:
                 load(connection, self.ddl, copy, self.names, file, manifest)
             found = tally(connection, self.ddl, copy, self.names)
             if found != (manifest.rows, manifest.checksum.value):
                 raise _does_not_restore(manifest)
+            for statement in after:
+                connection.execute(statement)
 
         try:
             self.executor.transaction(self.step, work, recorded=False)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            raise _does_not_restore(manifest) from error
+        except psycopg.Error as error:
+            kind = (error.sqlstate or "")[:2]
+            if kind not in _JUDGEMENTS:
+                raise
+            if kind == "22" and "function" not in (error.diag.context or ""):
+                raise _does_not_restore(manifest) from error  # the text of a value
+            raise self._refused(error) from error
+
+    def _refused(self, error: psycopg.Error) -> ArchiveError:
+        """What a restore would fail with: the table itself does not take its own rows."""
+        wrapped = db.wrap(error, server=self.change.server, doing=self.doing)
+        hint = "mend the rows or the constraint"
+        if db.unresolved(error) is not None:
+            hint = self.executor.self_contained(self.change.server)
+        elif error.diag.constraint_name:
+            hint = f'mend the rows, or drop the constraint "{error.diag.constraint_name}"'
+        return ArchiveError(
+            f"{wrapped.message}: its rows could not be restored",
+            code="PS557",
+            hint=f"{hint}; the partition was kept, and the next `maintain` tries again",
+        )
 
     def _described(self, path: str, manifest: Manifest) -> Manifest:
         """Step 3, with the Parquet file before it where there is to be one."""

@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from parlant_shard import changes as c
 from parlant_shard.allrows import every_row
 from parlant_shard.catalog import Relkind, Table
-from parlant_shard.ddl import names, render
+from parlant_shard.ddl import render
 from parlant_shard.plan.draft import Builder, Draft
 from parlant_shard.plan.model import Hazard, Kind, Lock, Probe
 
@@ -140,6 +140,7 @@ class Upkeep(Builder):
         columns = change.table.stored_columns
         copy = Identifier("pg_temp", CHECK_TABLE)
         tally = self.ddl.tally(table, columns)
+        create, after = self.ddl.rehearsal(change.table, CHECK_TABLE)
         return self._on(
             change,
             f'archive detached partition "{change.table.name}" to "{change.target}", verify the '
@@ -148,11 +149,10 @@ class Upkeep(Builder):
             SQL("LOCK TABLE {} IN SHARE MODE").format(table),
             tally,
             self.ddl.copy_out(change.table.name, columns),
-            SQL(
-                "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM ONLY {} LIMIT 0"
-            ).format(Identifier(CHECK_TABLE), names(columns), table),
+            create,
             self.ddl.copy_in(copy, columns),
             self.ddl.tally(copy, columns),
+            *after,
             SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table),
             tally,
             SQL("DROP TABLE {}").format(table),

@@ -51,7 +51,9 @@ class Holding:
         return Identifier(self.namespace, self.table.name)
 
     def condition(self, workspace: str) -> Composed:
-        return SQL("{} = {}").format(Identifier(self.column), Literal(workspace))
+        return SQL("{} OPERATOR(pg_catalog.=) {}").format(
+            Identifier(self.column), Literal(workspace)
+        )
 
     @property
     def is_indexed(self) -> bool:

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from parlant_shard import db, journal, trail
+from parlant_shard import db, journal, searchpath, trail
 from parlant_shard.allrows import every_row
 from parlant_shard.apply import Run, check_hazards, clear_dead_sessions
 from parlant_shard.catalog import Catalog, fingerprint
@@ -437,6 +437,7 @@ class _Purge(Run):
         with self.naming(step, connection, batch.attempts), connection.transaction():
             for name, value in settings.items():
                 connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", [name, str(value)])
+            connection.execute(searchpath.opened(self.topology.namespace))
             statements = self._statements(step)
             row = connection.execute(statements[0]).fetchone()
             assert row is not None

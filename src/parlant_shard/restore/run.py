@@ -20,7 +20,7 @@ from uuid import uuid4
 import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from parlant_shard import canonical, db, journal, trail
+from parlant_shard import canonical, db, journal, searchpath, trail
 from parlant_shard.archive import check, load, settings, tally, trouble
 from parlant_shard.catalog import ForeignKey, Retired, Table
 from parlant_shard.ddl import Ddl, render, text
@@ -418,6 +418,7 @@ class _Restoring(Executor):
 
         def work(connection: db.Connection) -> None:
             settings(connection, self.topology.namespace)
+            connection.execute(searchpath.opened(self.topology.namespace))
             if self.row is not None and self.row.state == "restoring" and self.row.present:
                 # What a killed run loaded for another purpose. It was never visible.
                 connection.execute(SQL("DROP TABLE {}").format(self.table))
@@ -462,7 +463,7 @@ class _Restoring(Executor):
                 wrapped.message, code="PS552", hint=None if self.beside else BESIDE
             ) from error
         except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction) as error:
-            if not self.beside:
+            if not self.beside or db.unresolved(error) is not None:
                 raise
             said = error.diag.message_primary or "something is missing"
             raise ArchiveError(

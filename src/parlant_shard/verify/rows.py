@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from parlant_shard import canonical
+from parlant_shard import canonical, searchpath
 from parlant_shard.catalog import Catalog, Check, ForeignKey, Relkind, Table
 from parlant_shard.ddl import render, text
 from parlant_shard.desired import Desired, check_name
@@ -57,6 +57,7 @@ class Probe:
     words: tuple[tuple[str, str], ...]
     about: str = ""  # tells probes of one check and table apart
     parent: str | None = None
+    before: Composable | None = None  # what sets the session up for it
 
     @property
     def unit(self) -> str:
@@ -206,6 +207,7 @@ class Probes:
         also: Composable | None = None,
         about: str = "",
         parent: str | None = None,
+        before: Composable | None = None,
     ) -> Probe:
         return Probe(
             check=check,
@@ -218,6 +220,7 @@ class Probes:
             words=words,
             about=about,
             parent=parent,
+            before=before,
         )
 
     def _relation(self, name: str) -> Identifier:
@@ -293,6 +296,7 @@ class Probes:
             also=SQL(" CROSS JOIN LATERAL (VALUES {}) AS v (name, inside)").format(
                 SQL(", ").join(rows)
             ),
+            before=searchpath.opened(self.topology.namespace),
         )
 
     def _parents(self, place: Place) -> Iterator[Probe]:

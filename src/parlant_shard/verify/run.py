@@ -344,7 +344,7 @@ class _Run:
         last_word = time.monotonic()
 
         def batch(*conditions: Composable) -> None:
-            for row in reader.rows(probe.batch([*conditions, *also])):
+            for row in reader.rows(probe.batch([*conditions, *also]), before=probe.before):
                 _add(totals, probe, row["kind"], row["workspace"], row["rows"], row["sample"])
 
         if left is not None and left[0].filenode == heap.filenode:

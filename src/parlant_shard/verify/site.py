@@ -111,9 +111,15 @@ class Site:
             with suppress(psycopg.Error):
                 connection.cancel()
 
-    def rows(self, query: Composable, params: dict[str, Any] | None = None) -> list[Row]:
-        """Run one statement in the snapshot, and let go of its locks."""
-        return _in_savepoint(self.connection, self.server, self._stop, query, params)
+    def rows(
+        self,
+        query: Composable,
+        params: dict[str, Any] | None = None,
+        *,
+        before: Composable | None = None,
+    ) -> list[Row]:
+        """Run one statement in the snapshot, after what sets it up, and let go of its locks."""
+        return _in_savepoint(self.connection, self.server, self._stop, query, params, before)
 
     def named(self, name: str, **params: Any) -> list[Row]:
         """Run a query of sql/verify.sql."""
@@ -275,9 +281,9 @@ class Fresh:
             raise
         site.second.add(self.connection)
 
-    def rows(self, query: Composable) -> list[Row]:
+    def rows(self, query: Composable, *, before: Composable | None = None) -> list[Row]:
         site = self._site
-        return _in_savepoint(self.connection, site.server, site._stop, query, None)
+        return _in_savepoint(self.connection, site.server, site._stop, query, None, before)
 
     def close(self) -> None:
         self._site.second.discard(self.connection)
@@ -332,12 +338,15 @@ def _in_savepoint(
     stop: threading.Event,
     query: Composable,
     params: dict[str, Any] | None,
+    before: Composable | None,
 ) -> list[Row]:
     for attempt in range(1, _LOCK_ATTEMPTS + 1):
         if stop.is_set():
             raise Stopped
         try:
             with connection.transaction(force_rollback=True):
+                if before is not None:  # the rollback takes back its settings too
+                    connection.execute(_composed(before))
                 return connection.execute(_composed(query), params, binary=True).fetchall()
         except psycopg.Error as error:
             vars(error)["at_server"] = server
