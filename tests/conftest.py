@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+import clocks
 from servers import MAX_CLUSTERS, Clusters, MakeDatabases, provide
 
 # Two cores are shared by servers and tests: how long one example takes says nothing here.
@@ -19,7 +20,8 @@ settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker by which a test says what its servers must have."""
+    """Register the marker by which a test says what its servers must have; set their clocks."""
+    clocks.shift_servers()
     config.addinivalue_line(
         "markers",
         "needs(clusters=1, major=15, logical=False, superuser=False, extensions=()): "

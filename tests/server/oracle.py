@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from protocol import World, layout
 from psycopg import sql
 from tenants import PLACED, WORKSPACES, Row, reference_rows, rows
 
+import clocks
 from parlant_shard.planner import read_state
 from parlant_shard.router import rewrite
 from parlant_shard.router.route import Kind, Params, Route
@@ -462,11 +463,11 @@ def normal(value: Any) -> Any:
     """Replace what differs from run to run: the present, and ids that the server drew."""
     match value:
         case datetime():
-            now = datetime.now(UTC).replace(tzinfo=None)
+            now = clocks.now()
             near = abs(value.replace(tzinfo=None) - now) < timedelta(days=2)
             return "now" if near else value
         case date():
-            return "today" if abs((value - datetime.now(UTC).date()).days) <= 1 else value
+            return "today" if abs((value - clocks.now().date()).days) <= 1 else value
         case uuid.UUID():
             return value if _OURS.fullmatch(str(value)) else "new id"
         case tuple() | list():

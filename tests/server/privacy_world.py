@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from protocol import Layout, World, layout
 from psycopg import sql
 from tenants import reference_rows, rows
 
+import clocks
 from parlant_shard import maintain
 from parlant_shard.apply import apply
 from parlant_shard.names import suffixed
@@ -57,7 +58,7 @@ def lasting_world(directory: Path, clusters: Clusters) -> World:
     topology = world.load(PRESET)
     apply(topology)
     fill(world)
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = clocks.now()
     report = maintain.maintain(topology, now=now + timedelta(days=110))
     assert not report.failures
     return world
@@ -81,7 +82,7 @@ def fill(world: World) -> None:
 def put(world: World, ws: str) -> None:
     """Write the rows of a workspace: events of the last 160 days, one a day."""
     server, shard = HOMES[ws]
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = clocks.now()
     with world.connect(server) as connection:
         for table, found in rows(ws).items():
             for number, row in enumerate(found):

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+import clocks
 from parlant_shard.apply import Outcome, apply
 from parlant_shard.catalog import Catalog, Table, plain
 from parlant_shard.errors import HazardNotAllowed
@@ -240,7 +240,7 @@ class World:
         """Require that the servers equal those of a fresh world of the same layout."""
         # Many tests end where another ended: such a world is made once, and again on another day
         # (partitions follow the clock), and for servers that are spread in another way.
-        key = (what.text, *what.files.items(), self.over, *self.dsns, datetime.now(UTC).date())
+        key = (what.text, *what.files.items(), self.over, *self.dsns, clocks.now().date())
         if key not in _fresh:
             fresh = World(self.directory, self.clusters, over=self.over)
             # A server goes to the same cluster there, whatever the order of its first mention.

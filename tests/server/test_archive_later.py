@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from test_archive import (
 from test_maintain import cut, months, now_of, put
 from test_maintain_crash import written
 
+import clocks
 from parlant_shard import maintain as upkeep
 from parlant_shard import privacy
 from parlant_shard.archive import listing, parse
@@ -345,7 +346,7 @@ def test_a_role_whose_transactions_end(world: World) -> None:
     world.execute(f"ALTER DATABASE {database} SET transaction_timeout = '20ms'")
     try:
         topology = world.load(what)
-        now = months(datetime.now(UTC).replace(tzinfo=None), 4)
+        now = months(clocks.now(), 4)
         upkeep.maintain(topology, now=now)
         report = upkeep.maintain(topology, now=now + timedelta(days=8))
         assert [f.message for f in report.failures] == []

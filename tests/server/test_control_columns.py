@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from protocol import Layout, World, layout
-from test_maintain import maintain, months, now_of, settled
+from test_maintain import maintain, months, now_of, settled, spring
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.errors import ShardError
@@ -32,8 +32,6 @@ KINDS = [
     "integer seconds",
     *(f"bigint {u}" for u in BIGINTS),
 ]
-# The clocks of New York go forward on this day at two.
-SPRING = datetime(2027, 3, 14, 2, 30)
 
 
 @pytest.fixture
@@ -157,13 +155,14 @@ def test_each_row_is_in_the_partition_of_its_moment(world: World, kind: str) -> 
     before = {unit: rows_of(world, unit) for unit in units}
     assert min(before.values()) >= 4
     # Months later: everything of before has expired but for the widest ones.
-    report = maintain(world, what, SPRING)
+    later = spring(begin)
+    report = maintain(world, what, later)
     assert not any(cut.horizon.low for cut in report.cuts)
     assert {unit: rows_of(world, unit) for unit in units} == before
     for unit in units:
-        write(world, kind, unit, edges(unit, SPRING))
-        write(world, kind, unit, iter([SPRING.replace(minute=m) for m in (0, 30, 59)]))
-    settled(world, what, SPRING)
+        write(world, kind, unit, edges(unit, later))
+        write(world, kind, unit, iter([later.replace(minute=m) for m in (0, 30, 59)]))
+    settled(world, what, later)
     assert {unit: misplaced(world, unit) for unit in units} == {key: [] for key in units}
     assert world.value("SELECT count(*) FROM parlant_shard.retired") > 0
 
@@ -185,10 +184,11 @@ def test_what_a_session_says_means_nothing(
             f"ALTER DATABASE {database} SET DateStyle = '{style}'",
         )
         world.apply(what)
-        maintain(world, what, SPRING)
-        moments = list(edges("day", SPRING))
+        later = spring(now_of(world))
+        maintain(world, what, later)
+        moments = list(edges("day", later))
         write(world, kind, "day", iter(moments))
-        settled(world, what, SPRING)
+        settled(world, what, later)
         assert misplaced(world, "day") == []
         assert rows_of(world, "day") >= 4
     finally:
@@ -202,20 +202,21 @@ def test_a_changed_interval_and_a_gap(world: World) -> None:
         file = by_month.text
         world.apply(by_month)
         by_week = Layout(text=file.replace('"1 month"', '"1 week"'), files=by_month.files)
-        maintain(world, by_week, SPRING)
-        settled(world, by_week, SPRING)
-        write(world, kind, "month", iter([SPRING, SPRING - timedelta(days=20)]))
+        later = spring(now_of(world))
+        maintain(world, by_week, later)
+        settled(world, by_week, later)
+        write(world, kind, "month", iter([later, later - timedelta(days=20)]))
         name = world.value(
             "SELECT c.relname FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid "
             "JOIN pg_stat_user_tables s ON s.relid = c.oid WHERE c.relkind = 'r' "
             "ORDER BY pg_get_expr(c.relpartbound, c.oid) DESC LIMIT 1"
         )
         world.execute(f"DROP TABLE {name}")
-        report = maintain(world, by_week, SPRING)
+        report = maintain(world, by_week, later)
         assert [s.title for s in report.plan.steps if name in s.title] == [
             f'create partition "{name}" and attach it to "log_month_s1"'
         ]
-        settled(world, by_week, SPRING)
+        settled(world, by_week, later)
         world = World(world.directory, world.clusters)
 
 

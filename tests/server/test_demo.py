@@ -11,7 +11,8 @@ import pytest
 from protocol import World, layout
 from test_maintain import maintain, now_of
 
-from fulness import FULL
+import clocks
+from counts import FULL
 from parlant_shard.cli import run
 from parlant_shard.demo import data, demo, later
 from parlant_shard.errors import Exit, ShardError
@@ -107,7 +108,7 @@ def test_a_month_has_expired_when_its_last_moment_is_older_than_the_retention() 
 )
 def test_the_whole_demo_ends_well_as_if_it_were_another_day(day: str) -> None:
     lines: list[str] = []
-    now = moment_of(day, datetime.now(UTC).year + 1)
+    now = moment_of(day, clocks.now().year + 1)
     demo(None, lines.append, now=now)
     assert f"maintain topology.yaml --now {(now + later.MONTHS_LATER).isoformat()}Z" in "".join(
         lines

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+import clocks
 from parlant_shard import Router, ShardError, local
 from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
@@ -145,7 +146,7 @@ class Storm:
             apply(topology, allow=frozenset({"drops-object"}))
             self.did["applied"] += 1
         days = self.did["applied"] % 50
-        now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=days)
+        now = clocks.now() + timedelta(days=days)
         report = upkeep.maintain(self.topology, now=now)
         self.did["maintained" if not report.failures else "maintained in part"] += 1
 
@@ -221,7 +222,7 @@ def test_a_storm(storm: Storm) -> None:
 
         # Everything is as it should be, and the tool finds its way from wherever it was stopped.
         apply(storm.topology, allow=frozenset({"drops-object"}))
-        now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=60)
+        now = clocks.now() + timedelta(days=60)
         assert upkeep.maintain(storm.topology, now=now).failures == []
         assert make_plan(storm.topology).steps == ()
         assert verify(storm.topology).exit_code is Exit.DONE

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, get_args
 
 import psycopg
@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from test_crash import ALLOW, MakeScene, Scene, make_scene, until
 
+import clocks
 from parlant_shard import apply as running
 from parlant_shard import changes, planner
 from parlant_shard import maintain as upkeep
@@ -313,7 +314,7 @@ class Oracle:
 
     def maintain(self, version: str, months: int, move: int | None = None) -> None:
         topology = load_topology(self.scene.file(version))
-        now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=31 * months)
+        now = clocks.now() + timedelta(days=31 * months)
         report = upkeep.maintain(topology, now=now, move=move, listener=self.listener)
         assert [f.message for f in report.failures] == []
         assert report.postponed == []

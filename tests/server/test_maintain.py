@@ -75,6 +75,17 @@ def months(start: datetime, count: int) -> datetime:
     )
 
 
+def spring(start: datetime) -> datetime:
+    """The first hour that New York does not have (its clocks go forward) two months from a moment.
+
+    So it lies ahead of the servers' clock, whatever the day.
+    """
+    # The second Sunday of March is the first one from the 8th on.
+    eighths = (datetime(year, 3, 8, 2, 30) for year in (start.year, start.year + 1))
+    sundays = (day + timedelta(days=(6 - day.weekday()) % 7) for day in eighths)
+    return next(day for day in sundays if day > start + timedelta(days=60))
+
+
 def put(world: World, moment: datetime, shard: str = "s1", server: str = "core") -> None:
     world.execute(
         f"WITH a AS (INSERT INTO account_{shard} (workspace_id) VALUES ('a') RETURNING id), "

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from killing import environment, kills
 from protocol import Layout, World, layout
 from psycopg.conninfo import make_conninfo
-from test_maintain import bounds, cut, maintain, months, now_of, settled
+from test_maintain import bounds, cut, maintain, months, now_of, settled, spring
 
 from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
@@ -403,11 +403,12 @@ def test_time_zones_mean_nothing(
             f"ALTER DATABASE {database} SET DateStyle = '{style}'",
         )
         world.apply(what)
-        # The spring day of 2027 that has no two o'clock in New York.
-        now = datetime(2027, 3, 14, 23, 30)
+        # The spring day that has no two o'clock in New York.
+        now = spring(now_of(world)).replace(hour=23)
         maintain(world, what, now)
         assert bounds(world) == [
-            (f"2027-03-{d:02} 00:00:00", f"2027-03-{d + 1:02} 00:00:00") for d in range(11, 17)
+            (f"{now + timedelta(days=d):%F} 00:00:00", f"{now + timedelta(days=d + 1):%F} 00:00:00")
+            for d in range(-3, 3)
         ]
         settled(world, what, now)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 from rls_world import KEYED, PASSWORD, SET, Roles, behind, connected, drop_role, seen_as
 
+import clocks
 from parlant_shard import Router, Unroutable
 from parlant_shard import maintain as upkeep
 from parlant_shard.errors import SchemaError, TopologyError
@@ -129,7 +130,7 @@ def test_partitions_carry_it_and_those_of_maintain_too(
     world.apply(what)
     before = world.value("SELECT count(*) FROM pg_inherits")
     topology = world.load(what)
-    upkeep.maintain(topology, now=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=90))
+    upkeep.maintain(topology, now=clocks.now() + timedelta(days=90))
     assert world.value("SELECT count(*) FROM pg_inherits") > before
     leaves = world.rows(
         "SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, (SELECT array_agg(p.polname "
@@ -415,9 +416,7 @@ def test_everything_works_as_an_owner_that_is_no_superuser(
         world.execute("INSERT INTO account_s1 (workspace_id) VALUES ('ws1'), ('ws2')")
         assert world.value("SELECT count(*) FROM account_s1") == 2  # FORCE, and its own policy
         world.execute("UPDATE account_s1 SET name = 'seen'")
-        upkeep.maintain(
-            world.load(what), now=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=40)
-        )
+        upkeep.maintain(world.load(what), now=clocks.now() + timedelta(days=40))
         with connected(world, who.application) as app:
             assert as_workspace(app, "ws1", "SELECT name FROM account_s1") == [("seen",)]
         world.dsns["core"] = admin
