@@ -100,6 +100,8 @@ def run_statements(
         try:
             connection.execute(text(statement.text))
         except psycopg.Error as error:
+            if _of_the_server(error):
+                raise
             said = error.diag.message_primary or str(error)
             role = re.match(r'role ("[^"]*") does not exist', said)
             raise SchemaError(
@@ -115,6 +117,11 @@ def run_statements(
                 file=statement.file,
                 line=statement.line,
             ) from error
+
+
+def _of_the_server(error: psycopg.Error) -> bool:
+    """Whether the statement is not to blame: no space or memory, an I/O error, a lost session."""
+    return (error.sqlstate or "08").startswith(("08", "53", "57P", "58"))
 
 
 def _enter_namespace(connection: db.Connection, namespace: str) -> None:
@@ -189,6 +196,8 @@ def _finish(connection: db.Connection, topology: Topology) -> Catalog:
         try:
             connection.execute(create_index(ddl, name, options, topology))
         except psycopg.Error as error:
+            if _of_the_server(error):
+                raise
             raise SchemaError(
                 f'PostgreSQL rejects index "{name}": {error.diag.message_primary or error}',
                 code="PS231",
