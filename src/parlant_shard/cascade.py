@@ -38,7 +38,7 @@ def cascade_body(namespace: str, reference: str, tables: Mapping[str, Table]) ->
             for _, t in sorted(tables.items())
             if t.parent is None and t.kind is not Relkind.FOREIGN
             for fk in t.foreign_keys
-            if fk.ref_table == table
+            if fk.ref_table == table and not fk.unenforced  # that one carries nothing out
         ]
 
     def follow(table: str, condition: Composable, trail: tuple[str, ...]) -> None:

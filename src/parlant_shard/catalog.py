@@ -55,12 +55,19 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A CHECK constraint; `definition` starts with `CHECK (` and never ends with `NOT VALID`."""
+    """A CHECK constraint; `definition` starts with `CHECK (` and never ends with `NOT VALID`.
+
+    One that is NOT ENFORCED (18) says so at its end, and is `valid`: there is nothing to validate.
+    """
 
     name: str
     definition: str
     valid: bool = True
     inherited: bool = False
+
+    @property
+    def unenforced(self) -> bool:
+        return self.definition.endswith(" NOT ENFORCED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

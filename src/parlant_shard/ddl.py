@@ -106,6 +106,8 @@ class Ddl:
             item += SQL(" DEFERRABLE")
             if fk.initially_deferred:
                 item += SQL(" INITIALLY DEFERRED")
+        if fk.unenforced:
+            item += SQL(" NOT ENFORCED")
         return item
 
     def alter(self, table: str, action: Composable, *, only: bool = False) -> Composed:

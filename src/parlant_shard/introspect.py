@@ -289,7 +289,8 @@ def _table(
             Check(
                 name=c["name"],
                 definition=c["definition"].removesuffix(" NOT VALID"),
-                valid=c["validated"],
+                # PostgreSQL has what it does not enforce as NOT VALID too.
+                valid=c["validated"] or not c["enforced"],
                 inherited=c["inherited"],
             )
             for c in constraints

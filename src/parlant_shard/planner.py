@@ -215,18 +215,17 @@ def base_catalog(
 
 
 def _in_force(base: Catalog) -> Catalog:
-    """The schema with all of its constraints valid: on a shard they are validated and enforced.
+    """The schema with all of its constraints valid: on a shard they are validated.
 
-    A dump says NOT VALID of what was never validated where it comes from.
+    A dump says NOT VALID of what was never validated where it comes from. What is declared NOT
+    ENFORCED stays so.
     """
 
     def table(found: Table) -> Table:
         return replace(
             found,
             checks=tuple(replace(c, valid=True) for c in found.checks),
-            foreign_keys=tuple(
-                replace(fk, valid=True, unenforced=False) for fk in found.foreign_keys
-            ),
+            foreign_keys=tuple(replace(fk, valid=True) for fk in found.foreign_keys),
         )
 
     return replace(base, tables={name: table(t) for name, t in base.tables.items()})

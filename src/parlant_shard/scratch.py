@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from parlant_shard import db
-from parlant_shard.catalog import Catalog, Facts, Relkind, Table, Window
+from parlant_shard.catalog import Catalog, Check, Facts, ForeignKey, Relkind, Table, Window
 from parlant_shard.ddl import Ddl, names, text
 from parlant_shard.ddlfile import Statement
 from parlant_shard.desired import SENTINEL
@@ -100,6 +100,8 @@ def run_statements(
         try:
             connection.execute(text(statement.text))
         except psycopg.Error as error:
+            if _of_the_server(error):
+                raise
             said = error.diag.message_primary or str(error)
             role = re.match(r'role ("[^"]*") does not exist', said)
             raise SchemaError(
@@ -115,6 +117,11 @@ def run_statements(
                 file=statement.file,
                 line=statement.line,
             ) from error
+
+
+def _of_the_server(error: psycopg.Error) -> bool:
+    """Whether the statement is not to blame: no space or memory, an I/O error, a lost session."""
+    return (error.sqlstate or "08").startswith(("08", "53", "57P", "58"))
 
 
 def _enter_namespace(connection: db.Connection, namespace: str) -> None:
@@ -146,6 +153,8 @@ def rebuild(connection: db.Connection, base: Catalog, topology: Topology) -> Cat
     for function in base.functions.values():
         connection.execute(text(function.definition))
     tables = [t for t in base.tables.values() if t.kind is Relkind.TABLE and t.parent is None]
+    if connection.info.server_version < 180_000:
+        require_enforced(tables, connection.info.server_version // 10000)
     for table in tables:
         connection.execute(ddl.create_table(_without_sequences(table)))
         for index in table.indexes:
@@ -156,6 +165,21 @@ def rebuild(connection: db.Connection, base: Catalog, topology: Topology) -> Cat
         for fk in table.foreign_keys:
             connection.execute(ddl.alter(table.name, SQL("ADD ") + ddl.named_foreign_key(fk)))
     return _finish(connection, topology)
+
+
+def require_enforced(tables: Iterable[Table], major: int) -> None:
+    """Raise SchemaError (PS584): this major would enforce what is declared NOT ENFORCED."""
+    for table in tables:
+        constraints: tuple[Check | ForeignKey, ...] = (*table.checks, *table.foreign_keys)
+        for item in constraints:
+            if item.unenforced:
+                raise SchemaError(
+                    f'constraint "{item.name}" of table "{table.name}" is NOT ENFORCED, which '
+                    f"PostgreSQL {major} does not know",
+                    code="PS584",
+                    hint="upgrade the servers of this major to PostgreSQL 18, or enforce or drop "
+                    "the constraint",
+                )
 
 
 def _without_sequences(table: Table) -> Table:
@@ -172,6 +196,8 @@ def _finish(connection: db.Connection, topology: Topology) -> Catalog:
         try:
             connection.execute(create_index(ddl, name, options, topology))
         except psycopg.Error as error:
+            if _of_the_server(error):
+                raise
             raise SchemaError(
                 f'PostgreSQL rejects index "{name}": {error.diag.message_primary or error}',
                 code="PS231",

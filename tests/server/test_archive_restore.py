@@ -237,6 +237,32 @@ def test_a_table_that_has_moved_on(world: World) -> None:
     assert world.value(f"SELECT count(*) FROM {name} WHERE body IS NULL") == 1
 
 
+def test_a_narrowed_type_that_changes_values_is_refused(world: World) -> None:
+    """Every row loads, none is missing, and yet they are not the rows that were archived."""
+
+    def what(type_: str) -> Layout:
+        ddl = SCHEMA.replace("  body text\n", f"  body text,\n  amount {type_}\n")
+        return layout({"s1": ["a"]}, ddl=ddl, tables=kept())
+
+    world.apply(what("numeric(12,4)"))
+    put(world, now_of(world))
+    world.execute("UPDATE log_s1 SET amount = 1.2345")
+    name = this_month(world)
+    expire(world, what("numeric(12,4)"))
+    world.apply(what("numeric(12,2)"), allow=frozenset({"deletes-data"}))
+    with pytest.raises(ArchiveError) as caught:
+        restore(world.load(what("numeric(12,2)")), name)
+    assert caught.value.code == "PS552"
+    assert caught.value.message == (
+        f'the rows of partition "{name}" are not the same in the table as in the archive; types '
+        'changed: "amount" from numeric(12,4) to numeric(12,2)'
+    )
+    assert not there(world, name)
+    assert retired(world)[name][0] == "archived"
+    restore(world.load(what("numeric(12,2)")), name, beside=True)
+    assert str(world.value(f"SELECT amount FROM {name}")) == "1.2345"
+
+
 def manifest_row(world: World, name: str) -> tuple[str, str]:
     """Return id and item of the only row of an archive."""
     file, manifest = manifest_of(world, name)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -2027,8 +2028,74 @@ def test_an_autovacuum_that_takes_long_makes_way(bench: Bench, lab: Path) -> Non
     bench.converges()
 
 
-def test_a_full_disk() -> None:
-    pytest.skip("a full disk needs a file system of its own, and mounting one needs root")
+@contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a file system that is soon full; skip where this process may not mount."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a full disk needs a file system of its own: {done.stderr.strip()}")
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+    finally:
+        place.rmdir()
+
+
+def test_a_full_disk(bench: Bench, lab: Path) -> None:
+    """An index does not fit: the cause and the remedy are said, and the same command goes on."""
+    with small_disk(lab.parent / "disk", 16) as disk:
+        local.up(lab, durable=False)
+        core = lab_login(lab)
+        owner = (lab / "data").stat()
+        os.chown(disk, owner.st_uid, owner.st_gid)
+        (disk / "tables").mkdir()
+        os.chown(disk / "tables", owner.st_uid, owner.st_gid)
+        execute(
+            core,
+            f"CREATE TABLESPACE small LOCATION '{disk / 'tables'}'",
+            "ALTER ROLE root SET default_tablespace = small",
+        )
+        bench.write({"core": core}, ddl=LONE)
+        bench.apply()
+        execute(
+            core,
+            "INSERT INTO item_shard_1 SELECT i, 'ws1', now() FROM generate_series(1, 30000) i",
+        )
+        ballast = disk / "ballast"
+        left = shutil.disk_usage(disk).free
+        ballast.write_bytes(bytes(left))
+        bench.write({"core": core}, ddl=LONE + "CREATE INDEX item_at_idx ON item (at, id);\n")
+        # Not the schema's fault, in which no line is to be mended.
+        seen = bench.run("plan", bench.file)
+        assert seen.code == 1
+        assert re.search(
+            r'PS405: server "core", reading the schema in a scratch database: could not extend '
+            r"file .*No space left on device \[53100\]",
+            seen.err,
+        )
+        os.truncate(ballast, left - (1 << 19))  # room for the scratch database's empty tables
+        seen = bench.run("apply", bench.file, "--yes")
+        assert seen.code == 1
+        assert re.search(
+            r"PS510.* could not (extend|write to) file .*No space left on device.* \[53100\]",
+            seen.err,
+        )
+        assert f"free disk space on the server, then {RESUMES}" in seen.err
+        assert execute(core, "SELECT count(*) FROM item_shard_1") == [(30000,)]
+        ballast.unlink()
+        bench.converges()
+        assert execute(
+            core,
+            "SELECT i.indisvalid, s.spcname FROM pg_index i "
+            "JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_tablespace s ON s.oid = c.reltablespace "
+            "WHERE c.relname = 'item_at_idx_shard_1'",
+        ) == [(True, "small")]
+        local.down(lab)  # before its disk goes
 
 
 EMBEDDED = """\

@@ -168,6 +168,12 @@ class ShardTables:
         for fk in base.tables[logical].foreign_keys:
             kind = self.tenancy.kinds.get(fk.ref_table)
             name = suffixed(fk.name, shard)
+            if fk.unenforced and kind == "sharded":
+                self.notices.append(
+                    f'foreign key "{fk.name}" of "{logical}" is NOT ENFORCED, as the schema '
+                    "declares it: nothing keeps a row from referring to a row that is missing, or "
+                    "of another workspace; `verify` reports those of another workspace"
+                )
             if kind == "reference":
                 if server in self.replicated:
                     yield replace(fk, name=name)

@@ -252,7 +252,7 @@ def carried_on(reference: str, base: Catalog, tenancy: Tenancy) -> frozenset[str
         for name, child in base.tables.items():
             for fk in child.foreign_keys:
                 action = fk.on_delete if event == "DELETE" else fk.on_update
-                if fk.ref_table != table or action not in {"c", "n", "d"}:
+                if fk.ref_table != table or fk.unenforced or action not in {"c", "n", "d"}:
                     continue
                 if tenancy.kinds[name] == "sharded" or child.column(tenancy.key) is not None:
                     return True

@@ -9,7 +9,7 @@ from dataclasses import replace
 from psycopg.sql import SQL, Identifier
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Check, Index, Key, Relkind, Table
+from parlant_shard.catalog import Check, ForeignKey, Index, Key, Relkind, Table
 from parlant_shard.ddl import text
 from parlant_shard.diff import temporary
 from parlant_shard.plan.draft import Builder, Draft, named
@@ -134,16 +134,16 @@ class Constraints(Builder):
             if existing is None:
                 yield self._on(
                     change,
-                    f'add check "{check.name}" to "{target.name}", not yet validated',
+                    f'add check "{check.name}" to "{target.name}", {_state(check)}',
                     self.ddl.alter(
                         target.name,
                         SQL("ADD ")
                         + self.ddl.constraint(check.name, check.definition)
-                        + SQL(" NOT VALID"),
+                        + SQL("" if check.unenforced else " NOT VALID"),
                     ),
                     phase=phase,
                 )
-            if existing is None or not existing.valid:
+            if not check.unenforced and (existing is None or not existing.valid):
                 yield self._on(
                     change,
                     f'validate check "{check.name}" of "{target.name}"',
@@ -231,6 +231,10 @@ class Constraints(Builder):
         )
 
     def _add_foreign_key(self, change: c.AddForeignKey) -> Iterator[Draft]:
+        """One that changes between NOT ENFORCED and enforced (18) was dropped before.
+
+        ALTER CONSTRAINT would lock both tables against everybody, and scan under that lock.
+        """
         table, fk = change.table, change.foreign_key
         phase = Phase.FOREIGN_KEYS if change.shard else Phase.REFERENCE_KEYS
         add = SQL("ADD ") + self.ddl.named_foreign_key(fk)
@@ -254,12 +258,12 @@ class Constraints(Builder):
             if existing is None:
                 yield self._on(
                     change,
-                    f'add foreign key "{fk.name}" to "{target.name}", not yet validated',
-                    self.ddl.alter(target.name, add + SQL(" NOT VALID")),
+                    f'add foreign key "{fk.name}" to "{target.name}", {_state(fk)}',
+                    self.ddl.alter(target.name, add + SQL("" if fk.unenforced else " NOT VALID")),
                     phase=phase,
                     lock=Lock.SHARE_ROW_EXCLUSIVE,
                 )
-            if existing is None or not existing.valid:
+            if not fk.unenforced and (existing is None or not existing.valid):
                 yield self._on(
                     change,
                     f'validate foreign key "{fk.name}" of "{target.name}"',
@@ -277,6 +281,10 @@ class Constraints(Builder):
                 self.ddl.alter(table.name, add),
                 phase=phase,
             )
+
+
+def _state(item: Check | ForeignKey) -> str:
+    return "not enforced" if item.unenforced else "not yet validated"
 
 
 def _key_index(key: Key) -> str:

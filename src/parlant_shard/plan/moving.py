@@ -70,7 +70,7 @@ class Moving(Builder):
         )
         copies = (*change.partitions, change.remainder)
         for fk in parent.foreign_keys:
-            if fk.on_delete not in _FOLLOWS:
+            if fk.on_delete not in _FOLLOWS or fk.unenforced:
                 continue  # ATTACH adds it: a copy must not keep anybody from deleting
             add = SQL("ADD ") + self.ddl.named_foreign_key(replace(fk, valid=True))
             yield self._on(

@@ -140,7 +140,8 @@ def _follow(reached: _Reached, namespace: str, between: Iterable[Table]) -> Iter
 def _descended(reached: _Reached, table: Table) -> _Reached:
     """The rows and those below them, where the table's rows hang on each other to any depth."""
     for fk in table.foreign_keys:
-        if reached.changed is None and fk.ref_table == table.name and fk.on_delete == "c":
+        own = fk.ref_table == table.name and not fk.unenforced
+        if reached.changed is None and own and fk.on_delete == "c":
             # Aliases of the outer query are not seen from the inside: it refers to none of them.
             alias, tree = reached.alias, Identifier("tree")
             condition = SQL(
@@ -201,7 +202,8 @@ def _queries(
     for child in here:
         for fk in child.parent.foreign_keys:
             for target in targets.get(fk.ref_table, ()):
-                if fk.columns == (child.column,) or not target.touches(fk.ref_columns):
+                own = fk.columns == (child.column,)
+                if own or fk.unenforced or not target.touches(fk.ref_columns):
                     continue
                 yield (
                     child,

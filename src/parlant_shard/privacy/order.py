@@ -50,7 +50,7 @@ def blocking(group: tuple[str, ...], tables: Mapping[str, Table]) -> list[tuple[
         (tables[name], fk)
         for name in group
         for fk in tables[name].foreign_keys
-        if fk.ref_table in group and fk.on_delete in {"a", "r"}
+        if fk.ref_table in group and fk.on_delete in {"a", "r"} and not fk.unenforced
     ]
 
 

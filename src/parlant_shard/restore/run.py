@@ -376,16 +376,25 @@ class _Restoring(Executor):
     def _foreign_key(self, key: ForeignKey, there: Table | None) -> Iterator[Step]:
         """Not with the table: the lock on what it refers to would last as long as the load."""
         mine = next((k for k in there.foreign_keys if k.name == key.name), None) if there else None
+        drop: list[Composable] = []
+        if mine is not None and mine.unenforced != key.unenforced:  # ATTACH would refuse it
+            drop.append(
+                self.ddl.alter(self.name, SQL("DROP CONSTRAINT {}").format(Identifier(key.name)))
+            )
+            mine = None
         if mine is None:
             yield self._planned(
                 f'add foreign key "{key.name}" to "{self.name}"',
+                *drop,
                 self.ddl.alter(
                     self.name,
-                    SQL("ADD ") + self.ddl.named_foreign_key(key) + SQL(" NOT VALID"),
+                    SQL("ADD ")
+                    + self.ddl.named_foreign_key(key)
+                    + SQL("" if key.unenforced else " NOT VALID"),
                 ),
                 lock=Lock.SHARE_ROW_EXCLUSIVE,
             )
-        if mine is None or not mine.valid:
+        if not key.unenforced and (mine is None or not mine.valid):
             yield self._planned(
                 f'validate foreign key "{key.name}" of "{self.name}"',
                 self.ddl.alter(

@@ -117,7 +117,7 @@ class Shape:
                 SQL("{} IS NULL").format(Identifier(column.name)),
             )
         for item in self.parent.checks:
-            if item.definition.endswith("NOT ENFORCED"):
+            if item.unenforced:
                 continue
             expression = item.definition.removeprefix("CHECK ").removesuffix(" NO INHERIT")
             yield (
@@ -125,6 +125,9 @@ class Shape:
                 SQL("NOT (") + text(expression) + SQL(")"),
             )
         for key in self.parent.foreign_keys:
+            if key.unenforced:
+                continue
+            # Not of pg_catalog alone: an extension's type brings the operator that its key uses.
             pairs = list(zip(key.columns, key.ref_columns, strict=True))
             yield (
                 f'refer to rows of "{key.ref_table}" that are gone (foreign key "{key.name}")',

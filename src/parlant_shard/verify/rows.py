@@ -277,9 +277,12 @@ class Probes:
         name = check_name(place.logical, place.shard)
         ours = next(c for c in wanted.checks if c.name == name)
         found: dict[str, str] = {}
+        # What the schema declares NOT ENFORCED, and nothing enforces, may be violated.
+        enforced = {expression(c) for c in wanted.checks if not c.unenforced}
+        loose = {expression(c) for c in wanted.checks} - enforced
         for table in (wanted, self.live.tables[place.root], self.live.tables[place.table]):
             for check in table.checks:
-                if expression(check) != expression(ours):
+                if expression(check) not in {expression(ours), *loose}:
                     found.setdefault(expression(check), check.name)
         if not found:
             return
@@ -305,6 +308,8 @@ class Probes:
             if parent is None:
                 continue
             sharded = self.tenancy.kinds.get(fk.ref_table) == "sharded"
+            if fk.unenforced and not sharded:
+                continue
             # The key is asked for apart: a parent of another workspace is a finding of its own.
             pairs = links(fk, self.key if sharded else None)
             here = [SQL("r.{} IS NOT NULL").format(Identifier(c)) for c, _ in pairs]
@@ -320,6 +325,9 @@ class Probes:
                 within.append(SQL("p.{} = r.{}").format(key, key))
                 # A row without a workspace is said by `missing-key`.
                 here.append(SQL("r.{}::pg_catalog.text <> ''").format(key))
+            if fk.unenforced:
+                # A parent may be missing, as declared; one of another workspace never belongs.
+                here.append(any_parent)
             name = f'"{fk.ref_table}" ({", ".join(a for a, _ in pairs) or self.key})'
             yield self._probe(
                 "parents",

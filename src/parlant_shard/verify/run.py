@@ -326,7 +326,7 @@ class _Run:
         if check != "parents" or self.seen.coordinator is None or home in self._lost:
             return
         for fk in self.seen.base_of(site.server).tables[place.logical].foreign_keys:
-            if probes.parent_here(place, fk) is None:
+            if probes.parent_here(place, fk) is None and not fk.unenforced:
                 yield (
                     f"parents {site.server} {place.table} {fk.name} (remote)",
                     lambda fk=fk: across.remote_parents(self.seen, place, fk),  # type: ignore[misc]

@@ -286,9 +286,10 @@ def _beside_parent(leaf: Table, parent: Table, find: Find) -> Iterator[Finding]:
     checks = {check.definition: check.valid for check in leaf.checks}
     for check in parent.checks:
         name = f'the parent\'s CHECK "{check.name}" is'
-        if check.definition not in checks:
+        enforced = check.definition.removesuffix(" NOT ENFORCED")  # more than the parent asks
+        if check.definition not in checks and enforced not in checks:
             yield find("partitions", f"{name} missing", "constraints")
-        elif check.valid and not checks[check.definition]:
+        elif check.valid and not checks.get(check.definition, True):
             yield find("partitions", f"{name} NOT VALID here", "constraints")
     links = {(fk.columns, fk.ref_columns) for fk in leaf.foreign_keys}
     for fk in parent.foreign_keys:
