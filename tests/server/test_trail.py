@@ -250,6 +250,7 @@ HASH_OF_ROW = (
         ),
         ("UPDATE parlant_shard.audit SET previous = 'none' WHERE id = 1;", 1),
         ("UPDATE parlant_shard.audit SET previous = 'none' WHERE id = 4;", 4),
+        ("UPDATE parlant_shard.audit SET id = 9 WHERE id = 4;", 9),  # as if five rows were missing
     ],
 )
 @pytest.mark.needs(superuser=True)
