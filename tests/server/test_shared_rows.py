@@ -17,6 +17,7 @@ from client_world import SHARDS, fill, lasting_world
 from protocol import Layout, World, layout
 from psycopg import errors
 from rls_world import KEY, KEYED, Roles, behind, seen_as
+from verified import audit, found
 
 from parlant_shard import AsyncRouter, Router, ShardError, Unroutable
 from parlant_shard.topology import Topology
@@ -364,3 +365,23 @@ def test_a_copy_has_the_policies_and_goes_on_being_written(
     dsn = seen_as(world.load(layout_of(who, wall)), who.application).servers["east"].dsn
     with closing(psycopg.connect(dsn or "", autocommit=True)) as raw:
         assert raw.execute(KEYS).fetchall() == [("k0",), ("n2",)]
+
+
+def test_a_reference_to_another_workspaces_row_is_found(
+    world: World, who: Roles, wall: str, router: Router
+) -> None:
+    """The check of a foreign key passes over row-level security and the router's condition."""
+    refer = "UPDATE account SET key_id = %s"
+    try:
+        for workspace, key in (("ws1", "k2"), ("ws2", "k0"), ("acme", "k1"), ("globex", "kg")):
+            assert router.execute(refer, [key], workspace=workspace).rowcount == 1
+        report = audit(world, layout_of(who, wall))
+        wrong = {f for f in found(report) if f.startswith("parents")}
+        assert wrong == {"parents core s1 account_s1 ws1", "parents east s2 account_s2 acme"}
+        said = next(f for f in report.findings if f.check == "parents")
+        assert "of another workspace" in said.detail
+        assert said.statement is not None
+        assert len(world.rows(said.statement, server=said.server or "core")) == 1
+    finally:
+        for workspace in OWN:
+            router.execute(refer, [None], workspace=workspace)

@@ -316,6 +316,17 @@ class Probes:
                 within.append(SQL("p.{} = r.{}").format(key, key))
                 # A row without a workspace is said by `missing-key`.
                 here.append(SQL("r.{}::pg_catalog.text <> ''").format(key))
+            elif self.desired.catalogs[place.server].tables[parent].column(self.key) is not None:
+                # A reference table with the key: a foreign key takes another workspace's row too,
+                # for its check passes over row-level security. Shared rows are everybody's.
+                key = Identifier(self.key)
+                within.append(
+                    SQL(
+                        "(pg_catalog.num_nulls(p.{0}) > 0 "
+                        "OR p.{0}::pg_catalog.text = r.{0}::pg_catalog.text)"
+                    ).format(key)
+                )
+                here.append(SQL("r.{}::pg_catalog.text <> ''").format(key))
             name = f'"{fk.ref_table}" ({", ".join(a for a, _ in pairs) or self.key})'
             yield self._probe(
                 "parents",
