@@ -2,7 +2,9 @@
 
 It knows the invariant and nothing of how the router works: one statement; every relation is a
 table of the target's shard under its tenant predicate, a reference table, a federated view, or a
-CTE; a write reaches rows of its own workspace only. pglast is a test dependency (GPL).
+CTE; a write reaches rows of its own workspace only. Of a reference table with the key a statement
+sees rows of its workspaces and shared ones, or with no workspace the shared ones alone. pglast is
+a test dependency (GPL).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pglast.enums import (
     CmdType,
     JoinType,
     MergeMatchKind,
+    NullTestType,
     SetOperation,
 )
 from psycopg._queries import PostgresQuery
@@ -64,6 +67,7 @@ FORBIDDEN = frozenset(
     ]
 )
 FORBIDDEN_TYPES = frozenset({"regclass", "regproc", "regprocedure", "regrole", "regnamespace"})
+_KEYED = "mine and shared"  # marks the guard of a reference table with the key
 STATEMENTS = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 Ctes = frozenset[str]
 
@@ -113,7 +117,13 @@ class _Judge:
         self.shared = {n for n, t in shard_map.tables.items() if t.kind == "reference"}
         if target.server == shard_map.coordinator and target.shard is None:
             self.shared |= {n for n, t in shard_map.tables.items() if t.kind == "host"}
+        self.keyed: set[str] = set()
+        if route.kind is not Kind.ALL:
+            self.keyed = {n for n, t in shard_map.tables.items() if t.keyed is not None}
+        self.shared -= self.keyed
         self.found: list[str] = []
+        # Who changes a reference table with the key and no workspace: shared rows are what it has.
+        self.nobody = target.shard is None and not route.workspaces and route.kind is Kind.DIRECT
 
     def complaints(self) -> list[str]:
         try:
@@ -190,7 +200,9 @@ class _Judge:
             return
         if node.relation.schemaname not in {None, self.map.namespace}:
             self._complain(f"a write to schema {node.relation.schemaname}")
-        if node.relation.relname in self.physical:
+        if node.relation.relname in self.physical or (
+            node.relation.relname in self.keyed and self.target.shard is None
+        ):
             self._write(node)
         elif node.relation.relname not in self.shared:
             self._complain(f"a write to {node.relation.relname}")
@@ -204,6 +216,8 @@ class _Judge:
         items = node.fromClause or ()
         if len(items) != 1 or isinstance(items[0], ast.JoinExpr):
             guarded.discard(())  # whose key would that be?
+        elif (mine := self._mine_and_shared(node.whereClause)) is not None:
+            guarded.add((_KEYED, *mine))
         for item in items:
             self._from(item, ctes, guarded)
         for child in _children(node, but=("withClause", "fromClause", "larg", "rarg")):
@@ -251,7 +265,10 @@ class _Judge:
                 self._visit(item.repeatable, ctes)
             case ast.RangeVar():
                 name = item.alias.aliasname if item.alias else item.relname
-                self._relation(item, ctes, guarded=not guarded.isdisjoint({(name,), ()}))
+                wanted = {(name,), ()}
+                if item.relname in self.keyed:
+                    wanted = {(_KEYED, name), (_KEYED,)}
+                self._relation(item, ctes, guarded=not guarded.isdisjoint(wanted))
             case _:
                 self._visit(item, ctes)
 
@@ -266,14 +283,22 @@ class _Judge:
                 self._complain(f"{name} without its schema")
             if not guarded:
                 self._complain(f"{name} without the tenant predicate")
+        elif name in self.keyed:
+            if not guarded:
+                self._complain(f"{name} without the condition that it is mine or shared")
         elif name not in self.shared and name not in self.views:
             self._complain(f"the relation {name}")
 
     # --- predicates ------------------------------------------------------------------------------
 
     def _guards(self, where: Any) -> Iterator[tuple[str, ...]]:
-        """Yield the columns (`a.workspace_id`) that a condition surely equates with the tenant."""
+        """Yield the columns (`a.workspace_id`) that a condition surely equates with the tenant.
+
+        Who has no workspace has the shared rows, which have none.
+        """
         match where:
+            case ast.NullTest() if self.nobody and (null := self._is_null(where)) is not None:
+                yield null
             case ast.BoolExpr() if where.boolop == BoolExprType.AND_EXPR:
                 for part in where.args:
                     yield from self._guards(part)
@@ -292,6 +317,44 @@ class _Judge:
                     if path[-1] == self.map.key:
                         yield path
 
+    def _mine_and_shared(self, where: Any) -> tuple[str, ...] | None:
+        """The qualifier of `key = tenant OR key IS NULL`, or `key IS NULL` of who has no workspace.
+
+        None for anything else, narrower or wider.
+        """
+        if not self.route.workspaces and (null := self._is_null(where)) is not None:
+            return null[:-1]
+        if not isinstance(where, ast.BoolExpr) or where.boolop != BoolExprType.OR_EXPR:
+            return None
+        if len(where.args) != 2:
+            return None
+        null, equal = self._is_null(where.args[1]), where.args[0]
+        if null is None or not isinstance(equal, ast.A_Expr):
+            return None
+        if [n.sval for n in equal.name] != ["pg_catalog", "="]:
+            return None
+        value = equal.rexpr
+        while isinstance(value, ast.TypeCast):
+            value = value.arg
+        found = self.values.get(value.number) if isinstance(value, ast.ParamRef) else None
+        named = found if equal.kind == A_Expr_Kind.AEXPR_OP_ANY else [found]
+        ours = {*self.route.workspaces} or {""}
+        if not isinstance(named, list) or not ours.issuperset(named):
+            return None
+        path = self._path(equal.lexpr)
+        return path[:-1] if path is not None and path == null else None
+
+    def _is_null(self, node: Any) -> tuple[str, ...] | None:
+        if not isinstance(node, ast.NullTest) or node.nulltesttype != NullTestType.IS_NULL:
+            return None
+        return self._path(node.arg)
+
+    def _path(self, column: Any) -> tuple[str, ...] | None:
+        if not isinstance(column, ast.ColumnRef):
+            return None
+        path = tuple(f.sval for f in column.fields if isinstance(f, ast.String))
+        return path if path and path[-1] == self.map.key else None
+
     def _are_tenants(self, node: Any) -> bool:
         """Say whether an expression is a parameter that holds a list of such workspaces."""
         while isinstance(node, ast.TypeCast):
@@ -307,6 +370,10 @@ class _Judge:
 
     def _is_key(self, node: Any) -> bool:
         """Say whether an expression in the place of the key is the tenant, written out or not."""
+        if self.nobody and isinstance(node, ast.A_Const):
+            return bool(node.isnull)
+        if self.nobody and isinstance(node, ast.ParamRef):
+            return self.values.get(node.number) is None
         if isinstance(node, ast.A_Const) and isinstance(node.val, ast.String):
             return self._is_ours(node.val.sval)
         return self._is_tenant(node)
@@ -314,10 +381,12 @@ class _Judge:
     def _is_ours(self, value: Any) -> bool:
         if value == "" and not self.route.workspaces:
             return True  # nobody: what is routed so finds no row
-        return value in self.route.workspaces and self.map.place(value) == self.target.shard
+        if value not in self.route.workspaces:
+            return False
+        return self.target.shard is None or self.map.place(value) == self.target.shard
 
     def _write(self, node: Any) -> None:
-        logical = self.physical[node.relation.relname]
+        logical = self.physical.get(node.relation.relname, node.relation.relname)
         match node:
             case ast.InsertStmt():
                 self._insert(node)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parlant_shard.shardmap import BUCKETS, ShardOf, bucket, shard_of
+from parlant_shard.errors import RoutingError
+from parlant_shard.shardmap import BUCKETS, ShardMap, ShardOf, bucket, shard_of
 from parlant_shard.topology import Topology, parse_topology
 
 LISTS = "s1: {server: core, workspaces: [ws1, ws2]}\n  s2: {server: core, workspaces: [acme]}"
@@ -86,3 +89,43 @@ def test_shard_of() -> None:
     assert shard_of(topology(LISTS), "acme") == "s2"
     assert shard_of(topology(LISTS), "nobody") is None
     assert shard_of(topology(BOTH), "nobody") is not None
+
+
+def old_map(keyed: bool) -> Any:
+    """A map as release 0.1.0 wrote it, with a reference table that has the key, or none."""
+    data = json.loads((Path(__file__).parent / "data" / "shardmap.json").read_text("utf-8"))
+    for table in data["tables"].values():
+        del table["keyed"]
+    if not keyed:
+        for name in ("api_key", "knowledge_base", "workflow"):
+            del data["tables"][name]
+    return {**data, "format_version": 1}
+
+
+def test_a_map_of_the_first_release_is_read_if_it_says_enough() -> None:
+    found = ShardMap.from_data(old_map(keyed=False))
+    assert found.tables["parlant_agent"].keyed is None
+    assert found.to_data()["format_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (old_map(keyed=True), "apply"),
+        ({**old_map(keyed=False), "format_version": 3}, "update"),
+        ({**old_map(keyed=False), "format_version": True}, "apply"),
+        ({**old_map(keyed=False), "format_version": "1"}, "update"),
+    ],
+)
+def test_a_format_that_does_not_say_enough_is_not_guessed_at(data: Any, hint: str) -> None:
+    with pytest.raises(RoutingError) as refused:
+        ShardMap.from_data(data)
+    assert refused.value.code == "PS660"
+    assert hint in (refused.value.hint or "")
+
+
+def test_the_map_says_which_reference_tables_have_the_key() -> None:
+    data = {**old_map(keyed=True), "format_version": 2}
+    with pytest.raises(RoutingError) as refused:  # a table of the new format without the field
+        ShardMap.from_data(data)
+    assert refused.value.code == "PS630"

@@ -21,9 +21,13 @@ from parlant_shard.names import suffixed
 from parlant_shard.topology.model import BUCKET_COUNT, Topology
 
 BUCKETS = BUCKET_COUNT
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNKNOWN_FORMAT = "PS660"
+"""The code of the error for a map of a format that this release does not know."""
+_FIRST_FORMAT = 1  # 0.1.0: without `keyed`
 
 TableKind = Literal["sharded", "reference", "host"]
+Keyed = Literal["nullable", "required"]
 
 
 def bucket(workspace: str) -> int:
@@ -158,7 +162,8 @@ class MapTable:
     `columns` are the application's own, in its order; `key_added` says that the shards' tables
     have the distribution key besides. `constraints` names the application's unique constraints
     and primary key (for ON CONFLICT ON CONSTRAINT). `partitioned` tables are cut by time: their
-    uniqueness holds per partition.
+    uniqueness holds per partition. `keyed` is set for a reference table that has the key: its rows
+    belong to workspaces, and where the key may be NULL, to everybody (shared rows).
     """
 
     kind: TableKind
@@ -169,6 +174,7 @@ class MapTable:
     links: tuple[MapLink, ...] = ()
     partitioned: bool = False
     searches: tuple[MapSearch, ...] = ()
+    keyed: Keyed | None = None
 
     def has(self, column: str) -> bool:
         return any(c.name == column for c in self.columns)
@@ -245,26 +251,33 @@ class ShardMap:
 
     @classmethod
     def from_data(cls, data: Any, *, source: str = "the shard map") -> ShardMap:
-        """Read what `to_data` wrote. Raises RoutingError (PS630) for anything else."""
+        """Read what `to_data` wrote, or what release 0.1.0 wrote where that says enough.
+
+        Raises RoutingError (PS660) for a format that this release does not know, and for one of
+        0.1.0 with a reference table that has the key: it does not say whether rows are shared, and
+        that is never guessed. Raises RoutingError (PS630) for what is no map at all.
+        """
         try:
-            if data["format_version"] != FORMAT_VERSION:
-                raise RoutingError(
-                    f"{source} has format {data['format_version']!r}; this release reads "
-                    f"{FORMAT_VERSION}",
-                    code="PS630",
-                    hint="write it again with `parlant-shard export --format json`",
-                )
+            version = data["format_version"]
+            if type(version) is not int or version not in {_FIRST_FORMAT, FORMAT_VERSION}:
+                raise _other_format(source, version)
+            key = str(data["key"])
+            tables = {n: _table(t, version) for n, t in data["tables"].items()}
+            if version == _FIRST_FORMAT and any(
+                t.kind == "reference" and t.has(key) for t in tables.values()
+            ):
+                raise _other_format(source, version)
             return cls(
                 topology=str(data["topology"]),
                 namespace=str(data["namespace"]),
-                key=str(data["key"]),
+                key=key,
                 key_type=str(data["key_type"]),
                 coordinator=str(data["coordinator"]),
                 lookup=bool(data["lookup"]),
                 epoch=int(data["epoch"]),
                 purged=tuple(map(str, data.get("purged", ()))),
                 shards={n: _shard(s) for n, s in data["shards"].items()},
-                tables={n: _table(t) for n, t in data["tables"].items()},
+                tables=tables,
                 types=tuple(data["types"]),
                 functions=tuple(data["functions"]),
             )
@@ -302,10 +315,26 @@ def _shard(data: Any) -> MapShard:
     )
 
 
-def _table(data: Any) -> MapTable:
+def _other_format(source: str, version: Any) -> RoutingError:
+    older = version == _FIRST_FORMAT
+    return RoutingError(
+        f"{source} has format {version!r}; this release of parlant-shard reads format "
+        f"{FORMAT_VERSION}",
+        code=UNKNOWN_FORMAT,
+        hint="`parlant-shard apply TOPOLOGY` with this release stores it anew; a file comes from "
+        "`parlant-shard export --format json`"
+        if older
+        else "update parlant-shard here to the release that wrote the map",
+    )
+
+
+def _table(data: Any, version: int) -> MapTable:
     kind: TableKind = data["kind"]
     if kind not in {"sharded", "reference", "host"}:
         raise ValueError(f"no kind of table: {kind!r}")
+    keyed: Keyed | None = data["keyed"] if version > _FIRST_FORMAT else None
+    if keyed not in {None, "nullable", "required"}:
+        raise ValueError(f"no state of the key: {keyed!r}")
     return MapTable(
         kind=kind,
         columns=tuple(MapColumn(**c) for c in data["columns"]),
@@ -315,6 +344,7 @@ def _table(data: Any) -> MapTable:
         links=tuple(MapLink(**link) for link in data["links"]),
         partitioned=bool(data["partitioned"]),
         searches=tuple(MapSearch(**s) for s in data.get("searches", ())),
+        keyed=keyed,
     )
 
 

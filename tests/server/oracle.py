@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from protocol import World, layout
 from psycopg import sql
-from tenants import PLACED, WORKSPACES, Row, reference_rows, rows
+from tenants import PLACED, WORKSPACES, Row, owned_rows, reference_rows, rows
 
 import clocks
 from parlant_shard.planner import read_state
@@ -33,6 +33,7 @@ from router_cases import TABLES
 from servers import Clusters
 
 Connection = psycopg.Connection[Any]
+NOBODY = "nobody"
 HOST_TABLE = "CREATE TABLE billing_plan (id text PRIMARY KEY, name text, workspace_id text)"
 """A table that stays on the coordinator; the preset has none."""
 _OURS = re.compile(r"([a-e])\1{7}-00[01][0-9a-f]-4000-8000-0000\d{8}")
@@ -64,7 +65,7 @@ class Sharded:
             table: self._checksums(self._server_of(shard), table)
             for shard in PLACED
             for table in (self.map.physical(t, shard) for t in TABLES.values())
-        }
+        } | {t: self._checksums(self.map.coordinator, t) for t in owned_rows("ws_a")}
 
     def close(self) -> None:
         for connection in self._connections.values():
@@ -80,6 +81,8 @@ class Sharded:
                 for table, found in rows(ws).items():
                     keyed = [{**row, "workspace_id": ws} for row in found]
                     _load(connection, self.map.physical(table, shard), keyed)
+                for table, found in owned_rows(ws).items():
+                    _load(connection, table, found)
         self.world.execute("ANALYZE")
 
     def _server_of(self, shard: str | None) -> str:
@@ -90,7 +93,10 @@ class Sharded:
         return self._connection(server, lambda: self.world.dsn(server))
 
     def oracle(self, *workspaces: str) -> Connection:
-        """An unsharded database with the rows of these workspaces; of all where none is named."""
+        """An unsharded database with the rows of these workspaces; of all where none is named.
+
+        NOBODY has none: the shared rows of the reference tables are all that is there.
+        """
         chosen = tuple(sorted(workspaces)) or WORKSPACES
         return self._connection("oracle " + " ".join(chosen), lambda: self._make_oracle(chosen))
 
@@ -110,8 +116,8 @@ class Sharded:
             connection.execute(HOST_TABLE)
             for table, found in reference_rows().items():
                 _load(connection, table, found)
-            for ws in workspaces:
-                for table, found in rows(ws).items():
+            for ws in set(workspaces) - {NOBODY}:
+                for table, found in (*rows(ws).items(), *owned_rows(ws).items()):
                     _load(connection, table, found)
             connection.execute("ANALYZE")
         return dsn
@@ -119,7 +125,8 @@ class Sharded:
     def _checksums(self, server: str, table: str) -> dict[str, int]:
         """An order-free checksum per workspace of a shard table."""
         query = sql.SQL(
-            "SELECT workspace_id, sum(hashtextextended(t::text, 0)) FROM {} t GROUP BY 1"
+            "SELECT coalesce(workspace_id, ''), sum(hashtextextended(t::text, 0)) "
+            "FROM {} t GROUP BY 1"
         ).format(sql.Identifier("public", table))
         return {ws: int(total) for ws, total in self.on_shards(server).execute(query)}
 
@@ -177,19 +184,23 @@ class Sharded:
         ordered: bool = False,
         rows_differ: bool = False,
         all_workspaces: bool = False,
+        hand: str | None = None,
     ) -> Comparison:
         """Run a statement on both sides and compare all that it did; roll both back.
 
         Raises AssertionError where they differ. A refusal is no difference, nor is an error of
         the same SQLSTATE on both sides. `rows_differ` is for what prints physical names (EXPLAIN).
+        `hand` is the unsharded side's statement if it needs the router's condition written out.
         """
         route = self.route(text, params, workspace, all_workspaces=all_workspaces)
         if route.kind in {Kind.REFUSED, Kind.LOOKUP}:
             return Comparison(route=route)
         seen = route.workspaces
         if route.kind is Kind.ANY or not seen:
-            seen = (workspace,) if workspace else ()
-        oracle = self.run_unsharded(text, params, seen)
+            seen = (workspace,) if workspace else route.workspaces
+        if not seen and route.kind is not Kind.ALL and all(t.shard is None for t in route.targets):
+            seen = (NOBODY,)
+        oracle = self.run_unsharded(hand or text, params, seen)
         sharded = self.run_sharded(route)
         done = Comparison(route=route, sharded=sharded, oracle=oracle)
         wrong = list(_differences(done, ordered=ordered, rows_differ=rows_differ))
@@ -287,6 +298,10 @@ class Sharded:
         ).format(sql.SQL(", ").join(parts), sql.Identifier("public", physical))
         if physical != logical:
             query += sql.SQL(" WHERE workspace_id = ANY ({})").format(sql.Literal(list(seen)))
+        elif self.map.tables[logical].keyed is not None:
+            query += sql.SQL(" WHERE workspace_id = ANY ({}) OR workspace_id IS NULL").format(
+                sql.Literal(list(seen))
+            )
         row = connection.execute(query).fetchone()
         assert row is not None
         return int(row[0]), int(row[1])
@@ -303,7 +318,7 @@ class Sharded:
                 f"{table}: rows of {ws} changed"
                 for ws in sorted(now.keys() | before.keys())
                 if now.get(ws) != before.get(ws)
-                and (ws not in route.workspaces or table not in own)
+                and (ws not in (route.workspaces or {""}) or table not in own)
             ]
         return broken
 
@@ -386,6 +401,9 @@ def _shard_map(topology: Any) -> ShardMap:
                 for f in table.foreign_keys
                 if name in sharded and f.ref_table in sharded and len(f.columns) == 1
             ),
+            keyed="nullable"
+            if name not in sharded and table.column(topology.key) is not None
+            else None,
         )
         for name, table in base.tables.items()
     }

@@ -261,3 +261,14 @@ def reference_rows() -> dict[str, list[Row]]:
         },
         "billing_plan": [{"id": "basic", "name": "Basic", "workspace_id": None}],
     }
+
+
+def owned_rows(ws: str) -> dict[str, list[Row]]:
+    """Return a workspace's own rows of the reference tables with the key: they hold its secrets."""
+    return {
+        table: [
+            {"id": f"{prefix}_{ws}_{n}", "name": f"secret-{ws}-{table}-{n}", "workspace_id": ws}
+            for n in range(1, 4)
+        ]
+        for table, prefix in (("knowledge_base", "kb"), ("workflow", "wf"), ("api_key", "key"))
+    }

@@ -187,7 +187,9 @@ def test_a_database_without_our_schema(world: World) -> None:
         ("{tables,item,key_added}", "false", "PS634"),
         ("{shards,s1,server}", '"west"', "PS644"),
         ("{topology}", '"other"', "PS644"),
-        ("{format_version}", "99", "PS630"),
+        ("{format_version}", "99", "PS660"),
+        ("{format_version}", '"2"', "PS660"),
+        ("{tables,country,keyed}", '"perhaps"', "PS630"),
         ("{tables}", "7", "PS630"),
     ],
 )
@@ -201,6 +203,25 @@ def test_a_map_that_cannot_be_used_is_refused_at_the_start(
     with pytest.raises(ShardError) as refused:
         Router(topology)
     assert refused.value.code == code
+
+
+def test_a_map_of_a_newer_release_ends_a_running_router_at_once_and_not_for_good(
+    world: World, topology: Topology
+) -> None:
+    with Router(topology) as router:
+        assert router.execute("SELECT 1").fetchone() == (1,)
+        world.execute(
+            "UPDATE parlant_shard.map SET map = jsonb_set(map, '{format_version}', '99')",
+            f"NOTIFY parlant_shard, '{topology.name}'",
+        )
+        for ask in (router.refresh, lambda: router.execute("SELECT 1")):
+            with pytest.raises(ShardError) as refused:
+                ask()
+            assert refused.value.code == "PS660"
+            assert "99" in refused.value.message
+        world.execute("UPDATE parlant_shard.map SET map = jsonb_set(map, '{format_version}', '2')")
+        router.refresh()
+        assert router.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_stale_for_a_while_then_refused(

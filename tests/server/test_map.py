@@ -24,6 +24,8 @@ MORE = (
     "CREATE TYPE colour AS ENUM ('red', 'green');"
     "CREATE TABLE country (id text PRIMARY KEY, name text);"
     "CREATE TABLE machine (id int PRIMARY KEY, note text);"
+    "CREATE TABLE plan (id text PRIMARY KEY, workspace_id text);"
+    "CREATE TABLE seat (id text PRIMARY KEY, workspace_id text NOT NULL);"
     "CREATE FUNCTION shout(what text) RETURNS text LANGUAGE sql AS $$ SELECT upper(what) $$;"
     + SCHEMA.replace("name text\n", "name text,\n  tint colour,\n  UNIQUE (name)\n")
 )
@@ -45,6 +47,8 @@ def test_apply_stores_what_routing_needs(world: World) -> None:
         ddl=MORE,
         tables={
             "country": {"kind": "reference"},
+            "plan": {"kind": "reference"},
+            "seat": {"kind": "reference"},
             "log": {"partition": {"by": "at", "every": "1 month", "premake": 1}},
         },
     )
@@ -64,6 +68,8 @@ def test_apply_stores_what_routing_needs(world: World) -> None:
         "item": "sharded",
         "log": "sharded",
         "country": "reference",
+        "plan": "reference",
+        "seat": "reference",
         "machine": "host",
     }
     account, item, log = (found.tables[t] for t in ("account", "item", "log"))
@@ -81,6 +87,10 @@ def test_apply_stores_what_routing_needs(world: World) -> None:
     assert item.primary_key == ("id",)
     assert log.partitioned
     assert not item.partitioned
+    assert {n: t.keyed for n, t in found.tables.items() if t.keyed} == {
+        "plan": "nullable",
+        "seat": "required",
+    }
     assert found.types == ("colour",)
     assert found.functions == ("shout",)
     assert found.lookup

@@ -17,6 +17,7 @@ ORM = cases("orm.yaml")
 DOCUMENT = cases("document.yaml")
 CONSTRUCTS = cases("constructs.yaml")
 ACROSS = cases("across.yaml")
+SHARED = cases("shared.yaml")
 
 
 def each(found: Iterable[Case]) -> pytest.MarkDecorator:
@@ -33,6 +34,7 @@ def check(sharded: Sharded, case: Case) -> bool:
         case.workspace,
         ordered=case.ordered,
         rows_differ=case.more.get("rows_differ", False),
+        hand=case.more.get("hand"),
     )
     if done.accepted:
         assert case.expect != "refuse", report(case.sql, case.params, done.route, "is accepted")
@@ -93,6 +95,26 @@ def test_an_insert_gets_the_key_of_its_context(sharded: Sharded) -> None:
     assert not effect.broken
     assert effect.rowcount == 1
     assert effect.state["parlant_tool"][0] == 51
+
+
+@each(c for c in SHARED if "code" not in c.more)
+def test_a_workspace_sees_its_own_rows_and_shared_ones_and_changes_its_own(
+    sharded: Sharded, case: Case
+) -> None:
+    assert check(sharded, case)
+
+
+@each(c for c in SHARED if "code" in c.more)
+def test_a_change_that_reaches_beyond_its_own_rows_is_refused(sharded: Sharded, case: Case) -> None:
+    route = sharded.route(case.sql, case.params, case.workspace)
+    assert (route.kind, route.code) == (Kind.REFUSED, case.more["code"]), route.reason
+
+
+def test_all_workspaces_show_the_rows_of_all(sharded: Sharded) -> None:
+    found = sharded.compare("SELECT * FROM api_key", None, None, all_workspaces=True)
+    assert found.accepted
+    assert found.sharded is not None
+    assert len(found.sharded.rows) == 5 + 3 * len(WORKSPACES)
 
 
 @each(ACROSS)

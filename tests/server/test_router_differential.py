@@ -35,6 +35,7 @@ COLUMNS = {
     "parlant_journey_state": "id:u journey_id:u name:t state_type:e is_final:b created_at:d",
     "parlant_variable": "id:u agent_id:u session_id:u key:t scope:t value:j is_private:b",
     "workspace": "id:t name:t owner_id:t created_at:d",
+    "api_key": "id:t name:t workspace_id:t",
 }
 TYPED = {
     table: [tuple(c.split(":")) for c in columns.split()] for table, columns in COLUMNS.items()
@@ -55,8 +56,9 @@ EDGES = [
     ("parlant_variable", "agent_id", "parlant_agent"),
     ("parlant_session", "current_journey_id", "parlant_journey"),
     ("parlant_agent", "workspace_id", "workspace"),
+    ("api_key", "workspace_id", "workspace"),
 ]
-SHARDED = [t for t in COLUMNS if t != "workspace"]
+SHARDED = [t for t in COLUMNS if t not in {"workspace", "api_key"}]
 ENUMS = {"agent": "active inactive archived", "session": "active completed abandoned"} | {
     "event": "customer_message agent_message tool_call", "state": "chat tool decision final",
 }  # fmt: skip
@@ -153,7 +155,7 @@ class Maker:
             texts = ", ".join(f"({n}, {self.text()})" for n in range(self.number(1, 3)))
             columns = [Column(f"{name}.n", "i", ""), Column(f"{name}.t", "t", "")]
             return Item(f"(VALUES {texts}) AS {name}(n, t)", name, columns)
-        return self.table(self.pick([*SHARDED, *SHARDED, "workspace"]))
+        return self.table(self.pick([*SHARDED, *SHARDED, "workspace", "api_key", "api_key"]))
 
     def source(self, depth: int) -> Item:
         """A FROM clause: one item, or joins along the edges, or others."""
@@ -285,7 +287,7 @@ class Maker:
         return f"(SELECT {what} FROM {inner.text} {where})", "i"
 
     def correlated(self, item: Item, depth: int) -> str:
-        inner = self.table(self.pick(SHARDED), alias=self.fresh())
+        inner = self.table(self.pick([*SHARDED, "api_key"]), alias=self.fresh())
         return f"SELECT 1 FROM {inner.text} WHERE {self.tie(inner, item)}"
 
     def tie(self, inner: Item, outer: Item) -> str:
@@ -315,7 +317,7 @@ class Maker:
             case 4:
                 return f"NOT ({self.condition(item, depth)})"
             case 5 if column.type == "u" and depth > 0:
-                child, key, _ = self.pick(EDGES[:-1])
+                child, key, _ = self.pick(EDGES[:-2])
                 inner = self.table(child, alias=self.fresh())
                 where = f" WHERE {self.condition(inner, 0)}" if self.chance(60) else ""
                 return f'{left} IN (SELECT {inner.name}."{key}" FROM {inner.text}{where})'

@@ -26,6 +26,7 @@ from parlant_shard.client.pools import AsyncConnection as Real
 from parlant_shard.client.pools import AsyncPools, is_alive
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, AsyncResult
 from parlant_shard.client.steps import (
+    UNSURE,
     Ask,
     Call,
     Command,
@@ -248,8 +249,13 @@ class AsyncConnection(Bound):
                 return AsyncResult(NOTHING)
             if self.context.transaction:
                 return AsyncResult(await self._many(work, returning=returning))
-            async with self.transaction():
-                return AsyncResult(await self._many(work, returning=returning))
+            if work.route.held is not None:
+                self.context.elsewhere = work.target.server
+            try:
+                async with self.transaction():
+                    return AsyncResult(await self._many(work, returning=returning))
+            finally:
+                self.context.elsewhere = None
 
     async def _many(self, work: batch.Batch, *, returning: bool) -> Answer:
         target = work.target
@@ -319,7 +325,7 @@ class AsyncConnection(Bound):
                 ) as real:
                     yield real
             finally:
-                context.admitted = None  # perhaps rolled back with the savepoint
+                context.admitted = UNSURE  # perhaps rolled back with the savepoint
             return
         pinned = context.pinned  # by a pipeline around it
         open_: list[AbstractAsyncContextManager[psycopg.AsyncTransaction]] = []

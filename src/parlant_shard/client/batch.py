@@ -35,6 +35,14 @@ def planned(
     for call in calls:
         route = yield from routed(core, shard_map, call, context)
         found = placed(route, context, shard_map)
+        if route.question is not None:
+            raise failures.refused(
+                route,
+                "PS661",
+                f'"{route.held}" has shared rows, and after each of many changes it would have to '
+                "be asked whether it meant one",
+                "send them with `execute`, one at a time, or with one condition: id = ANY(%s)",
+            )
         homes = {(t.server, t.shard) for t in (*targets[:1], *found)}
         if len(homes) > 1:
             raise failures.refused(

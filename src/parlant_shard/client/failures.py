@@ -175,6 +175,31 @@ def misused(message: str, hint: str) -> ShardError:
     return _dual(RoutingError, psycopg.ProgrammingError(""), message, "PS635", hint)
 
 
+def held_back(route: Route) -> ShardError:
+    """A change of a reference table with the key met only rows that it may not change."""
+    named = route.workspaces[0] if route.workspaces else None
+    whose = "shared ones, or of another workspace" if route.certain else "shared ones"
+    if named is None:
+        return _dual(
+            RoutingError,
+            psycopg.errors.InsufficientPrivilege(""),
+            f'the rows of "{route.held}" that the {route.statement} meant may not be changed '
+            "without a workspace: they belong to one, or row-level security keeps the role from "
+            "changing shared rows",
+            "PS663",
+            "nothing was changed; give the workspace, or compare its column in WHERE; change "
+            "shared rows as the tables' owner",
+        )
+    return _dual(
+        RoutingError,
+        psycopg.errors.InsufficientPrivilege(""),
+        f'the rows of "{route.held}" that the {route.statement} meant are {whose}, and workspace '
+        f'"{named}" changes its own alone',
+        "PS663",
+        "nothing was changed; shared rows are changed without a workspace",
+    )
+
+
 def refused(route: Route, code: str, reason: str, hint: str) -> Unroutable:
     """A statement that could be routed, but not here."""
     return Unroutable(

@@ -21,7 +21,7 @@ import psycopg
 from parlant_shard import db, mapstore
 from parlant_shard.errors import RoutingError, ShardError
 from parlant_shard.pooling import Pooling, pooling_of
-from parlant_shard.shardmap import ShardMap
+from parlant_shard.shardmap import UNKNOWN_FORMAT, ShardMap
 from parlant_shard.topology import Topology
 
 log = logging.getLogger("parlant_shard.client")
@@ -121,7 +121,7 @@ class FixedMap:
                 self._read()
                 self._failing = False
             except RoutingError as error:
-                if self._map is None:
+                if self._map is None or error.code == UNKNOWN_FORMAT:
                     raise
                 if not self._failing:
                     log.warning("the old shard map stays in use: %s", error)
@@ -161,6 +161,7 @@ class StoredMap:
         self._reading = threading.Lock()
         self._reads = 0
         self._failing = False
+        self._unread: ShardError | None = None  # the stored map has a format that is not known here
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wake: socket.socket | None = None
@@ -187,6 +188,9 @@ class StoredMap:
             self.start()
             found = self._map
             assert found is not None
+        unread = self._unread
+        if unread is not None:
+            raise RoutingError(unread.message, code=unread.code, hint=unread.hint)
         age = time.monotonic() - self._confirmed
         if age > self._max_stale:
             raise RoutingError(
@@ -287,12 +291,16 @@ class StoredMap:
         if found != self._map:
             self._map = check(found, self._topology)
         self._confirmed = time.monotonic()
+        self._unread = None
         self._reads += 1
         if self._failing:
             self._failing = False
             log.warning('the shard map of topology "%s" is fresh again', self._topology.name)
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, ShardError) and error.code == UNKNOWN_FORMAT:
+            # By the map of before rows could be shown that its successor no longer shows.
+            self._unread = error
         if not self._failing:
             self._failing = True
             log.warning(

@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from parlant_shard.client import failures
 from parlant_shard.client.lookups import LookupCache, probes
@@ -35,6 +36,9 @@ from parlant_shard.sqlfiles import queries
 # Seconds that a row of a reference table is waited for, and between two attempts at first.
 REPLICATION_WAIT = 5.0
 _FIRST_PAUSE = 0.02
+
+UNSURE = "\0"
+"""Whom a transaction admits after a savepoint: PostgreSQL may have taken the setting back."""
 
 _KEY_DETAIL = re.compile(r"\(([^(),]+)\)=\((.*)\)", re.S)
 
@@ -64,13 +68,16 @@ class Context:
     server: str | None = None
     shard: str | None = None
     admitted: str | None = None  # whom row-level security lets this transaction see
+    elsewhere: str | None = None  # the server of a batch that does not belong on a shard
 
     def named(self, shard_map: ShardMap) -> str | None:
         """The workspace as the map spells it: a uuid has many spellings."""
         return None if self.workspace is None else key_text(self.workspace, shard_map.key_type)
 
-    def home(self, shard_map: ShardMap) -> tuple[str, str] | None:
+    def home(self, shard_map: ShardMap) -> tuple[str, str | None] | None:
         """The server and shard of the workspace, None where there is none or nobody placed it."""
+        if self.elsewhere is not None:
+            return self.elsewhere, None
         if self.everything:
             return None
         workspace = self.named(shard_map)
@@ -223,6 +230,19 @@ def placed(
     if route.kind is Kind.REFUSED or not route.targets:
         raise Unroutable(route)
     targets = route.targets
+    if (
+        route.held is not None
+        and context.workspace is not None
+        and (context.transaction or context.pinned)
+    ):
+        raise failures.refused(
+            route,
+            "PS661",
+            f'"{route.held}" is changed on the coordinator, and a '
+            f"{'transaction' if context.transaction else 'pipeline'} of a workspace is on its "
+            "shard",
+            "change it outside of the transaction or pipeline, in a statement of its own",
+        )
     if route.kind is Kind.ANY and near:
         home = context.home(shard_map)
         server = context.server if context.pinned else home[0] if home else None
@@ -272,7 +292,10 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
         targets = placed(route, context, shard_map, near=near)
         try:
             answers = yield Run(route, targets, call)
-            return joined(answers)
+            answer = joined(answers)
+            if route.held is not None and isinstance(answer, Answer) and answer.rowcount == 0:
+                yield from _nothing_held_back(route, call, context)
+            return answer
         except psycopg.Error as error:
             if isinstance(error, ShardError):
                 raise
@@ -292,6 +315,22 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
                 if again:
                     continue
             raise failure(error, targets[0], route, context) from error
+
+
+def _nothing_held_back(route: Route, call: Call, context: Context) -> Generator[Command, Any, None]:
+    """Raise (PS663) if a change met no row because it may not change those that it meant."""
+    found = route.certain
+    if route.question is not None:
+        ask = Call(sql=call.sql, row_factory=tuple_row, prepare=call.prepare)
+        try:
+            answers = yield Run(route, (route.question,), ask)
+        except psycopg.Error as error:
+            if isinstance(error, ShardError):
+                raise
+            raise failure(error, route.question, route, context) from error
+        found = bool(answers[0].rows)
+    if found:
+        raise failures.held_back(route)
 
 
 def failure(error: psycopg.Error, target: RouteTarget, route: Route, context: Context) -> Exception:

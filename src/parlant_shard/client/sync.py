@@ -29,6 +29,7 @@ from parlant_shard.client.pools import Connection as Real
 from parlant_shard.client.pools import Pools, is_alive
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, Result
 from parlant_shard.client.steps import (
+    UNSURE,
     Ask,
     Call,
     Command,
@@ -253,8 +254,13 @@ class Connection(Bound):
                 return Result(NOTHING)
             if self.context.transaction:
                 return Result(self._many(work, returning=returning))
-            with self.transaction():
-                return Result(self._many(work, returning=returning))
+            if work.route.held is not None:
+                self.context.elsewhere = work.target.server
+            try:
+                with self.transaction():
+                    return Result(self._many(work, returning=returning))
+            finally:
+                self.context.elsewhere = None
 
     def _many(self, work: batch.Batch, *, returning: bool) -> Answer:
         target = work.target
@@ -320,7 +326,7 @@ class Connection(Bound):
                 with self.block(self._real[1].transaction(savepoint_name, force_rollback)) as real:
                     yield real
             finally:
-                context.admitted = None  # perhaps rolled back with the savepoint
+                context.admitted = UNSURE  # perhaps rolled back with the savepoint
             return
         pinned = context.pinned  # by a pipeline around it
         open_: list[AbstractContextManager[psycopg.Transaction]] = []

@@ -59,7 +59,7 @@ class Wall:
             )
 
     def wanted(self, route: Route, context: Context) -> str | None:
-        """What must be set for a statement and is not: a workspace, all, or None for nothing.
+        """What must be set for a statement and is not: a workspace, all, none (""); None: nothing.
 
         Raises Unroutable (PS724) for a statement of several workspaces, unless all were asked for.
         """
@@ -78,7 +78,10 @@ class Wall:
             )
         else:
             name = route.workspaces[0] if route.workspaces else None
-        return None if context.transaction and name == context.admitted else name
+        if context.transaction:
+            # Without a workspace the one of the statement before must not stay.
+            return None if (name or "") == (context.admitted or "") else name or ""
+        return name
 
     def statement(self, name: str) -> tuple[LiteralString, list[str]]:
         """What admits a statement to a workspace, and says who acts: SQL with its parameters."""
@@ -88,7 +91,7 @@ class Wall:
         return _SET_WITH_ACTOR, [self.setting(name), actor or ""]
 
     def setting(self, name: str) -> str:
-        """The value of the setting: the workspace, or a token that says it."""
-        if self._key is None or name == signing.EVERYTHING:
+        """The value of the setting: the workspace, or a token that says it; "" is none."""
+        if self._key is None or not name or name == signing.EVERYTHING:
             return name
         return signing.token(name, self._key)

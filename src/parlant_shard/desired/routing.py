@@ -10,6 +10,7 @@ from parlant_shard.desired.wall import searched
 from parlant_shard.errors import SchemaError
 from parlant_shard.names import suffixed
 from parlant_shard.shardmap import (
+    Keyed,
     MapColumn,
     MapLink,
     MapSearch,
@@ -59,6 +60,7 @@ def shard_map(
             links=_links(table, tenancy) if kind == "sharded" else (),
             partitioned=bool(options and options.partition),
             searches=searches.get(name, ()),
+            keyed=_keyed(table, tenancy) if kind == "reference" else None,
         )
     return ShardMap(
         topology=topology.name,
@@ -73,6 +75,14 @@ def shard_map(
         functions=tuple(sorted({_bare(s) for s in base.functions})),
         lookup=not topology.isolation.rls or topology.lookup == "trusted",
     )
+
+
+def _keyed(table: Table, tenancy: Tenancy) -> Keyed | None:
+    """Whether rows of a reference table belong to workspaces, and whether some may to nobody."""
+    column = table.column(tenancy.key)
+    if column is None:
+        return None
+    return "required" if column.not_null else "nullable"
 
 
 def _shards(topology: Topology, coordinator: Catalog) -> dict[str, MapShard]:

@@ -272,7 +272,7 @@ class Analysis:
         if conflict is not None:
             self._conflict(conflict, ref, scope)
         self._returning(node, scope)
-        if ref.sharded:
+        if ref.guarded:
             self._inserted(ref, columns, rows, source)
             self.insertions.append(Insertion(ref, node, columns, listed, conflict))
         return self._returned(node, scope)
@@ -293,6 +293,8 @@ class Analysis:
                     term = term_of(targets[at]["ResTarget"]["val"]) if at < len(targets) else None
                     if term is not None:
                         ref.given.append(Workspaces((term,)))
+        if not ref.sharded:
+            return
         types = {c.name: c.type for c in ref.spec.columns}
         for link in ref.spec.links:
             if link.column not in columns:
@@ -345,6 +347,13 @@ class Analysis:
         ctes = self._with(node.get("withClause"), ctes, outer)
         role: Role = "update" if tag == "UpdateStmt" else "delete"
         ref = self._target(node["relation"], role)
+        if ref.shared and node is not self.root:
+            raise Refusal(
+                "PS664",
+                f'a change of "{ref.table}", which has rows of workspaces and shared ones, inside '
+                "WITH: a row that may not be changed could not be told from one that is not there",
+                "send it as a statement of its own",
+            )
         scope = Scope(None, ctes)
         self.scopes.append(scope)
         scope.items.append(self._item(ref))
@@ -386,6 +395,12 @@ class Analysis:
                 self._expression(clause.get("values"), Scope(None, ctes, items=source))
             else:
                 self._assignments(clause.get("targetList", ()), ref, scope)
+        if ref.shared:
+            raise Refusal(
+                "PS664",
+                f'MERGE into "{ref.table}", which has rows of workspaces and shared ones',
+                "use INSERT ... ON CONFLICT DO UPDATE, or an UPDATE",
+            )
         if ref.sharded:
             self.joins.append((ref, node))
             self._later.append((node["joinCondition"], scope, frozenset([id(ref)])))
@@ -401,7 +416,7 @@ class Analysis:
     def _assignments(self, targets: Iterable[Node], ref: Ref, scope: Scope) -> None:
         for entry in targets:
             target = entry["ResTarget"]
-            if ref.sharded and target.get("name") == self.key:
+            if ref.guarded and target.get("name") == self.key:
                 raise Refusal(
                     "PS613",
                     f'"{self.key}" of "{ref.table}" cannot be assigned: a row stays in its '

@@ -146,7 +146,7 @@ class Columns:
 
     def _whole_row(self, name: str | None, scope: Scope) -> None:
         item = named(scope, name) if name is not None else None
-        if item is None or item.ref is None or not item.ref.sharded:
+        if item is None or item.ref is None or not item.ref.guarded:
             return
         item.ref.whole = True
         if item.ref.role != "from" and item.ref.spec.key_added:
@@ -189,7 +189,7 @@ class Columns:
                     return
             level = level.outer
         for item in scope.items:
-            if item.name == name and item.ref is not None and item.ref.sharded:
+            if item.name == name and item.ref is not None and item.ref.guarded:
                 raise Refusal(
                     "PS629",
                     f'the whole row "{name}" as one value would arrive as another type',

@@ -22,7 +22,7 @@ def dependents(node: Node, scope: Scope, tenants: Tenants) -> list[Dependent]:
     found = []
     for item in scope.items:
         ref = item.ref
-        if ref is None or not ref.sharded or not ref.spec.primary_key:
+        if ref is None or not ref.guarded or not ref.spec.primary_key:
             continue
         own = grouped.get(id(ref), set())
         if not own >= set(ref.spec.primary_key):

@@ -92,6 +92,16 @@ class Ref:
     def sharded(self) -> bool:
         return self.spec.kind == "sharded"
 
+    @property
+    def shared(self) -> bool:
+        """A reference table with the key: rows of workspaces, and shared ones."""
+        return self.spec.keyed is not None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the router's condition stands before its rows; if read, in a sub-select."""
+        return self.sharded or self.shared
+
 
 @dataclass(eq=False, slots=True)
 class Item:
@@ -145,7 +155,7 @@ class Dependent:
 
 @dataclass(eq=False, slots=True)
 class Insertion:
-    """What splicing must know of an INSERT into a sharded table."""
+    """What splicing must know of an INSERT into a table with the router's condition."""
 
     ref: Ref
     node: Node

@@ -3,7 +3,8 @@
 Knows nothing of how the text came about. It parses the text with PostgreSQL's parser and accepts
 it only if every relation is a CTE, a reference table, or a shard table under the tenant's
 condition; every new row carries the tenant; the key is never assigned; every function and type
-is on the list; and every node of the tree is of a kind that is known to be harmless.
+is on the list; and every node of the tree is of a kind that is known to be harmless. A reference
+table with the key is read under a third kind of guard, "mine and the shared ones".
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ class Invariant:
     `columns` are those of the application's tables: `x.name` with another name could be a call.
     With `several` the condition is `= ANY (parameter)` and nothing may be written. `searches` are
     functions of ours that return keys of the workspace's own rows and nothing else.
+
+    `shared` relations have rows of workspaces and rows with a NULL key, which all read. They are
+    read under `key = parameter OR key IS NULL`, and changed, if they are `held` too, under the
+    tenant's condition alone. For `nobody` there is no workspace: both are `key IS NULL`, and new
+    rows carry NULL. A `question` may read the shared rows alone, or all in the name of nobody; it
+    changes nothing and answers a constant.
     """
 
     namespace: str
@@ -52,6 +59,10 @@ class Invariant:
     key_cast: str | None = None
     several: bool = False
     searches: Collection[str] = frozenset()
+    shared: Collection[str] = frozenset()
+    held: Collection[str] = frozenset()
+    nobody: bool = False
+    question: bool = False
 
 
 # Nodes that only hold others. Whatever is not here and has no method of its own is refused.
@@ -81,7 +92,10 @@ def prove(text: bytes, invariant: Invariant) -> None:
     tree = statements[0]["stmt"]
     if "ExplainStmt" in tree:
         tree = tree["ExplainStmt"]["query"]
-    _Proof(invariant, tree).statement(tree, frozenset())
+    proof = _Proof(invariant, tree)
+    if invariant.question:
+        proof.answers_a_constant(tree)
+    proof.statement(tree, frozenset())
 
 
 class _Proof:
@@ -89,6 +103,11 @@ class _Proof:
         self.i = invariant
         self.tree = tree
         self.given: set[str] | None = None
+
+    def answers_a_constant(self, tree: Node) -> None:
+        targets = tree.get("SelectStmt", {}).get("targetList", ())
+        if len(targets) != 1 or "A_Const" not in targets[0]["ResTarget"]["val"]:
+            raise Unproven("a question that answers with more than a constant")
 
     def statement(self, tree: Node, ctes: frozenset[str]) -> None:
         tag, node = next(iter(tree.items()))
@@ -128,7 +147,7 @@ class _Proof:
             self.select(node["larg"], ctes)
             self.select(node["rarg"], ctes)
         items = node.get("fromClause", ())
-        guard = self._guarded_name(node.get("whereClause", {})) if len(items) == 1 else None
+        guard = node.get("whereClause", {}) if len(items) == 1 else None
         for item in items:
             self._from(item, ctes, guard=guard)
         for field, value in node.items():
@@ -143,9 +162,9 @@ class _Proof:
                 if "schemaname" in relation["RangeVar"]:
                     raise Unproven("FOR UPDATE OF a qualified name")
 
-    def _from(self, node: Node, ctes: frozenset[str], *, guard: str | None = None) -> None:
-        """Check a FROM item. `guard` is the qualifier of the key where the query has nothing but
-        this item in FROM and nothing but the tenant's condition in WHERE."""
+    def _from(self, node: Node, ctes: frozenset[str], *, guard: Node | None = None) -> None:
+        """Check a FROM item. `guard` is the query's WHERE if the query has nothing but this item
+        in FROM: it must be the condition that the item needs, and nothing else."""
         tag, body = next(iter(node.items()))
         match tag:
             case "RangeVar":
@@ -163,7 +182,7 @@ class _Proof:
             case _:  # a function, or what nobody knows yet
                 self._any(node, ctes)
 
-    def _relation(self, node: Node, ctes: frozenset[str], guard: str | None) -> None:
+    def _relation(self, node: Node, ctes: frozenset[str], guard: Node | None) -> None:
         name = node["relname"]
         if "schemaname" not in node and "catalogname" not in node:
             if name in ctes:
@@ -173,12 +192,16 @@ class _Proof:
             raise Unproven(f'the schema of "{name}"')
         if name in self.i.open:
             return
-        if name not in self.i.guarded:
+        if name in self.i.guarded:
+            found = self._guarded_name(guard or {})
+        elif name in self.i.shared:
+            found = self._shared_name(guard or {})
+        else:
             raise Unproven(f'the relation "{name}"')
         alias = node.get("alias", {})
         if "colnames" in alias:
             raise Unproven(f'"{name}" with renamed columns')
-        if guard is None or guard not in {"", alias.get("aliasname", name)}:
+        if found is None or found not in {"", alias.get("aliasname", name)}:
             raise Unproven(f'"{name}" without the condition on "{self.i.key}"')
 
     def _guarded_name(self, condition: Node) -> str | None:
@@ -198,6 +221,34 @@ class _Proof:
             return None
         return names[0] if len(names) == 2 else ""
 
+    def _shared_name(self, condition: Node) -> str | None:
+        """The qualifier of `[q.]key = tenant OR [q.]key IS NULL`; None for anything else."""
+        if self.i.question:
+            everything = condition.get("A_Const", {}).get("boolval", {}).get("boolval")
+            if self.i.nobody and everything is True:
+                return ""
+            others = self._null_name(condition)
+            if others is not None:
+                return others
+        if self.i.nobody:
+            return self._null_name(condition)
+        body = condition.get("BoolExpr", {})
+        parts = body.get("args", ())
+        if body.get("boolop") != "OR_EXPR" or len(parts) != 2:
+            return None
+        mine, shared = self._guarded_name(parts[0]), self._null_name(parts[1])
+        return mine if mine is not None and mine == shared else None
+
+    def _null_name(self, condition: Node) -> str | None:
+        """The qualifier of `[q.]key IS NULL`; None for any other condition."""
+        test = condition.get("NullTest", {})
+        names = [_string(f) for f in test.get("arg", {}).get("ColumnRef", {}).get("fields", ())]
+        if test.get("nulltesttype") != "IS_NULL" or not names or names[-1] != self.i.key:
+            return None
+        if len(names) > 2:
+            return None
+        return names[0] if len(names) == 2 else ""
+
     def _is_tenant(self, value: Node) -> bool:
         param = value.get("ParamRef")
         return param is not None and param.get("number", 0) in self.i.params
@@ -206,6 +257,8 @@ class _Proof:
         """Whether a value in the key's place is the workspace, at most cast to the key's type."""
         if value.get("ParamRef", {}).get("number", 0) in self.i.row_params:
             return True
+        if self.i.nobody:
+            return bool(value.get("A_Const", {}).get("isnull"))
         while "TypeCast" in value:
             to = value["TypeCast"]["typeName"]
             names = [_string(n) for n in to.get("names", ())]
@@ -221,9 +274,11 @@ class _Proof:
         name = node["relname"]
         if "catalogname" in node or node.get("schemaname") != self.i.namespace:
             raise Unproven(f'the target "{name}" is not qualified')
-        if name in self.i.writable:
+        if name in self.i.writable and not self.i.question:
             return None
-        if name not in self.i.guarded:
+        if self.i.question:
+            raise Unproven("a change in a question")
+        if name not in self.i.held and (name not in self.i.guarded or self.i.nobody):
             raise Unproven(f'the target "{name}"')
         if self.i.several:
             raise Unproven("a change for several workspaces")
@@ -231,7 +286,12 @@ class _Proof:
 
     def _first_guards(self, condition: Any, label: str) -> None:
         parts = _conjuncts(condition)
-        if not parts or self._guarded_name(parts[0]) != label:
+        name = None
+        if parts and self.i.nobody:
+            name = self._null_name(parts[0])
+        elif parts:
+            name = self._guarded_name(parts[0])
+        if name != label:
             raise Unproven(f'the change of "{label}" is not held to the tenant')
 
     def _no_key(self, targets: list[Node]) -> None:

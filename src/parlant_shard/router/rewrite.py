@@ -12,6 +12,7 @@ from parlant_shard.canonical import quote
 from parlant_shard.names import suffixed
 from parlant_shard.router import placeholders
 from parlant_shard.router.model import Constant, Id, Param, Refusal, Term, Workspaces
+from parlant_shard.router.parsing import PARAM, scan
 from parlant_shard.router.placeholders import Style
 from parlant_shard.router.prove import Invariant, Unproven, prove
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget
@@ -24,6 +25,7 @@ from parlant_shard.router.splice import (
     Suffixed,
     Tenant,
     Turn,
+    Untouchable,
 )
 from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
 from parlant_shard.shardmap import ShardMap, search_name, spelled
@@ -138,6 +140,7 @@ class _Text:
     order: tuple[int | str | None, ...]
     tenant_name: str
     tenants: int
+    kept: tuple[int, ...] | None = None  # the numbers of its "$n" in the original, in their order
 
 
 class _Call:
@@ -228,13 +231,13 @@ class _Call:
 
     def route(self, workspace: str | None, *, all_workspaces: bool, absent: bool) -> Route:
         t = self.t
-        if t.locked is not None and (workspace is not None or t.guarded):
+        if t.locked is not None and (workspace is not None or t.guarded or self._of_shared()):
             raise Refusal(
                 "PS616",
                 f'"{t.locked}" belongs to no workspace: a lock on its rows stops other workspaces',
                 "lock the rows of the sharded tables alone: FOR UPDATE OF alias",
             )
-        if t.analyze and t.guarded and not all_workspaces:
+        if t.analyze and (t.guarded or t.shared) and not all_workspaces:
             raise Refusal(
                 "PS602",
                 "EXPLAIN ANALYZE counts the rows of other workspaces that a condition met",
@@ -246,10 +249,12 @@ class _Call:
             if not workspace:
                 raise Refusal("PS611", "the workspace is empty", "give the workspace")
             home = self._shard(workspace)
-        if not t.guarded:
+        if not t.guarded and not t.shared:
             return self._unsharded(workspace)
         if all_workspaces:
             return self._all()
+        if not t.guarded:
+            return self._keyed(workspace)
         if absent:
             if t.inserts:
                 raise Refusal(
@@ -282,7 +287,7 @@ class _Call:
         return shard
 
     def _check_agreement(self, workspace: str) -> None:
-        for guarded in self.t.guarded:
+        for guarded in (*self.t.guarded, *(g for g in self.t.shared if not g.new)):
             for evidence in guarded.direct:
                 named = self._workspaces(evidence)
                 if named is not None and set(named) != {workspace}:
@@ -299,6 +304,14 @@ class _Call:
             value = self._value(term)
             if value is _UNKNOWN:
                 continue  # without values there are no params to send either
+            if value is None and self.t.held is not None:
+                raise Refusal(
+                    "PS662",
+                    f'a new row of "{self.t.held}" has a NULL for "{self.map.key}", so it would be '
+                    f'a shared row, and the statement belongs to "{workspace}"',
+                    "leave the column out: it is filled in; shared rows are written without a "
+                    "workspace",
+                )
             if self._name(value) != workspace:
                 raise Refusal(
                     "PS610",
@@ -338,6 +351,79 @@ class _Call:
             numbered=t.style is Style.NUMBERED,
         )
 
+    def _keyed(self, workspace: str | None) -> Route:
+        """Reference tables of which each workspace sees its own rows and the shared ones."""
+        t = self.t
+        names = [workspace] if workspace is not None else self._of_shared()
+        if workspace is not None:
+            self._check_agreement(workspace)
+        for name in names:
+            self._shard(name)
+        changes = t.held or t.nobodys
+        if t.nobodys is not None and workspace is not None:
+            raise Refusal(
+                "PS616",
+                f'"{t.nobodys}" belongs to no workspace, and the caller is one: a change there may '
+                "reach every workspace",
+                "send it without a workspace",
+            )
+        if t.held is not None and len(names) > 1:
+            raise Refusal(
+                "PS612",
+                f"the change concerns {len(names)} workspaces",
+                "change one workspace at a time",
+            )
+        if t.held is not None and names:
+            self._check_equal(names[0])
+        nobody, several = not names, len(names) > 1
+        tenant = names if several else names[0] if names else None
+        server = self.map.coordinator
+        text = self._text(None, several=several, nobody=nobody)
+        question = None
+        if t.question:
+            asked = self._text(None, several=False, nobody=nobody, question=True)
+            question = self._target(asked, None, server, tenant)
+        direct = t.writes or bool(t.hosts) or t.locks
+        seen = "the shared ones" if nobody else "its own and the shared ones"
+        if several:
+            seen = "theirs and the shared ones"
+        what = f'of the rows of "{t.shared[0].table}" the statement sees {seen}'
+        return Route(
+            kind=Kind.DIRECT if direct else Kind.ANY,
+            statement=t.statement,
+            targets=(self._target(text, None, server, tenant),),
+            workspaces=tuple(names),
+            why=(what, *((f'"{changes}" is changed on the coordinator',) if changes else ())),
+            writes=t.writes or t.locks,
+            numbered=t.style is Style.NUMBERED,
+            held=t.held,
+            question=question,
+            certain=t.certain,
+        )
+
+    def _of_shared(self) -> list[str]:
+        """The workspaces that the conditions and new rows of reference tables name."""
+        named: dict[str, None] = {}
+        for shared in self.t.shared:
+            for evidence in shared.direct if shared.new else shared.inferred:
+                if not isinstance(evidence, Workspaces):
+                    continue
+                if shared.new:  # a NULL there is a shared row
+                    values = [self._value(term) for term in evidence.terms]
+                    unknown = any(v is _UNKNOWN for v in values)
+                    names = None if unknown else self._names_of(values)
+                else:
+                    names = self._workspaces(evidence)
+                if names is None:
+                    raise self._no_workspace(shared.table, unknown=True)
+                named.update(dict.fromkeys(names))
+                if not shared.new:
+                    break
+        return list(named)
+
+    def _names_of(self, values: Iterable[Any]) -> list[str]:
+        return [self._name(v) for v in values if v is not None]
+
     def _all(self) -> Route:
         t = self.t
         if t.writes:
@@ -355,7 +441,11 @@ class _Call:
             kind=Kind.ALL,
             statement=t.statement,
             targets=(self._target(text, None, self.map.coordinator, None),),
-            why=("all workspaces were asked for: through the federated views",),
+            why=(
+                "all workspaces were asked for: through the federated views"
+                if t.guarded
+                else "all workspaces were asked for: the rows of all",
+            ),
             numbered=t.style is Style.NUMBERED,
         )
 
@@ -373,6 +463,7 @@ class _Call:
                 raise self._no_workspace(guarded.table, unknown=unknown)
         if lookups:
             return self._lookup(list(lookups), list(named))
+        named.update(dict.fromkeys(self._of_shared()))
         if not named:
             raise Refusal("PS611", "the list of workspaces is empty", "give a workspace")
         return self._named(list(named))
@@ -505,8 +596,17 @@ class _Call:
 
     # --- as what ----------------------------------------------------------------------------------
 
-    def _text(self, shard: str | None, *, several: bool, everyone: bool = False) -> _Text:
-        found = _rendered(self.catalogue, self.body, self.given, shard, several, everyone)
+    def _text(
+        self,
+        shard: str | None,
+        *,
+        several: bool,
+        everyone: bool = False,
+        nobody: bool = False,
+        question: bool = False,
+    ) -> _Text:
+        whose = _Whose(several=several, everyone=everyone, nobody=nobody)
+        found = _rendered(self.catalogue, self.body, self.given, shard, whose, question)
         if isinstance(found, str):
             raise Refusal(
                 "PS618",
@@ -527,10 +627,14 @@ class _Call:
 
     def _params(self, text: _Text, tenant: str | list[str] | None) -> Params:
         params = self.params
-        if not text.tenants:
+        if text.kept is not None and params is not None:
+            values = [*params, tenant]
+            return [values[n - 1] for n in text.kept]
+        every = self.t.style is not Style.POSITIONAL or len(text.order) == self.t.numbers
+        if not text.tenants and every:
             return params
         if params is None:
-            return [tenant] * text.tenants if self.t.style is Style.NONE else None
+            return ([tenant] * text.tenants or None) if self.t.style is Style.NONE else None
         if self.given is Given.MAPPING:
             assert isinstance(params, Mapping)
             return {**params, text.tenant_name: tenant}
@@ -564,19 +668,28 @@ def _id(value: Any) -> Any:
         ) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whose:
+    """Whose rows a text is about, if not those of one workspace."""
+
+    several: bool = False
+    everyone: bool = False
+    nobody: bool = False  # shared rows alone
+
+
 @lru_cache(maxsize=_CACHED_TEXTS)
 def _rendered(
     catalogue: Catalogue,
     body: str,
     given: Given,
     shard: str | None,
-    several: bool,
-    everyone: bool,
+    whose: _Whose,
+    question: bool,
 ) -> _Text | str:
     """The text for one place, proven; or what stands against it."""
     t = template(catalogue, body, given)
     assert isinstance(t, Template)
-    maker = _Maker(t, catalogue.map, shard, several=several, everyone=everyone)
+    maker = _Maker(t, catalogue.map, shard, whose, question=question)
     made = maker.make()
     try:
         prove(maker.server_text(made), maker.invariant(made))
@@ -595,15 +708,15 @@ class _Maker:
         t: Template,
         shard_map: ShardMap,
         shard: str | None,
+        whose: _Whose,
         *,
-        several: bool,
-        everyone: bool,
+        question: bool,
     ) -> None:
         self.t = t
         self.map = shard_map
         self.shard = shard
-        self.several = several
-        self.everyone = everyone
+        self.several, self.everyone, self.nobody = whose.several, whose.everyone, whose.nobody
+        self.question = question
         self.order: list[int | str | None] = []
         self.tenant_name = "parlant_workspace"
         while self.tenant_name in t.sources.values():
@@ -612,11 +725,14 @@ class _Maker:
     def make(self) -> _Text:
         t = self.t
         parts: list[str] = []
-        slots = not self.everyone and any(isinstance(p, Tenant | Predicate) for p in t.pieces)
+        pieces = t.question if self.question else t.pieces
+        slots = not (self.everyone or self.nobody) and any(
+            isinstance(p, Tenant | Predicate) for p in pieces
+        )
         escape = slots and t.style is Style.NONE and not t.escaped
         apart = self.shard is not None and not self.several
         turn = Turn.BOTH
-        for piece in t.pieces:
+        for piece in pieces:
             if isinstance(piece, Turn):
                 turn = piece
                 continue
@@ -636,20 +752,28 @@ class _Maker:
                     parts.append(self._tenant())
                 case Predicate():
                     parts.append(self._predicate(piece))
+                case Untouchable():
+                    parts.append("true" if self.nobody else f"{quote(self.map.key)} IS NULL")
                 case Hole(source, text):
                     self.order.append(source)
                     parts.append(text)
+        text, kept = "".join(parts), None
+        if self.question and t.style is Style.NUMBERED:
+            text, kept = _numbered_anew(text)
         return _Text(
-            "".join(parts),
+            text,
             tuple(self.order),
             self.tenant_name,
             sum(source is None for source in self.order),
+            kept,
         )
 
     def _physical(self, table: str) -> str:
         return suffixed(table, self.shard if self.shard is not None else "global")
 
     def _tenant(self) -> str:
+        if self.nobody:
+            return "NULL"
         self.order.append(None)
         match self.t.style:
             case Style.NUMBERED:
@@ -662,13 +786,16 @@ class _Maker:
         if self.everyone:
             return ""
         qualifier = f"{piece.qualifier}." if piece.qualifier else ""
-        column = f"{qualifier}{quote(self.map.key)} OPERATOR(pg_catalog.=) "
+        column = f"{qualifier}{quote(self.map.key)}"
+        if self.nobody:
+            return f"{piece.before}{column} IS NULL{piece.after}"
         if self.several:
             kind = self.map.key_type if self.map.key_type in _EXACT else "text"
             value = f"ANY ({self._tenant()}::{kind}[])"
         else:
             value = self._tenant()
-        return f"{piece.before}{column}{value}{piece.after}"
+        shared = f" OR {column} IS NULL" if piece.shared else ""
+        return f"{piece.before}{column} OPERATOR(pg_catalog.=) {value}{shared}{piece.after}"
 
     def server_text(self, made: _Text) -> bytes:
         """What the server will see of it."""
@@ -681,7 +808,10 @@ class _Maker:
         """What the text may touch, and which of its parameters hold the workspace."""
         equal = {t.number for t in self.t.equal if isinstance(t, Param)}
         if self.t.style is Style.NUMBERED:
-            params = {self.t.numbers + 1} if made.tenants else set()
+            last = self.t.numbers + 1
+            params = {last} if made.tenants else set()
+            if made.kept is not None:
+                params = {n for n, number in enumerate(made.kept, 1) if number == last}
         else:
             params = {
                 hole.number
@@ -694,13 +824,18 @@ class _Maker:
             for name, spec in tables.items()
             if spec.kind == "sharded"
         }
-        others = {name for name, spec in tables.items() if spec.kind != "sharded"}
+        shared = {name for name, spec in tables.items() if spec.keyed is not None}
+        others = {name for name, spec in tables.items() if spec.kind != "sharded"} - shared
         unsharded = self.shard is None and not self.t.guarded
         return Invariant(
             namespace=self.map.namespace,
             key=self.map.key,
             guarded=frozenset() if self.everyone or unsharded else physical,
-            open=others | physical if self.everyone else others,
+            open=others | physical | shared if self.everyone else others,
+            shared=frozenset() if self.everyone else shared,
+            held=shared if unsharded and not self.everyone else frozenset(),
+            nobody=self.nobody,
+            question=self.question,
             writable=others if unsharded else frozenset(),
             params=params,
             row_params=equal if self.t.style is Style.NUMBERED else frozenset(),
@@ -717,6 +852,20 @@ class _Maker:
             if self.shard is not None
             else frozenset(),
         )
+
+
+def _numbered_anew(text: str) -> tuple[str, tuple[int, ...]]:
+    """Number the parameters that are left from 1 on: PostgreSQL wants a type for each number."""
+    found: dict[int, int] = {}
+    parts: list[str] = []
+    raw, at = text.encode(), 0
+    for token in scan(raw):
+        if token.kind == PARAM:
+            number = int(raw[token.start + 1 : token.end])
+            place = found.setdefault(number, len(found) + 1)
+            parts += [raw[at : token.start].decode(), f"${place}"]
+            at = token.end
+    return "".join([*parts, raw[at:].decode()]), tuple(found)
 
 
 _EXACT = frozenset(["uuid", "bigint", "integer", "smallint", "character varying"])

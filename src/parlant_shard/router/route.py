@@ -59,7 +59,10 @@ class Route:
 
     `writes` is true where the statement may change or lock rows. `code`, `reason` and `hint` are
     set on refusals alone. `numbered` says that the text has `$1` placeholders, which psycopg
-    sends with its raw cursors only.
+    sends with its raw cursors only. `held` is a reference table with the key that the statement
+    changes. If an UPDATE or DELETE of it met no row, `question` is asked: a row that it gives says
+    that the statement meant rows that it may not change. `certain` says that it needs no question:
+    an INSERT ... ON CONFLICT DO UPDATE without a condition writes a row unless one is in its way.
     """
 
     kind: Kind
@@ -74,6 +77,9 @@ class Route:
     hint: str | None = None
     writes: bool = False
     numbered: bool = False
+    held: str | None = None
+    question: RouteTarget | None = None
+    certain: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """The JSON of `route --output json`."""

@@ -41,11 +41,21 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """A slot for `before [q.]key = <workspace> after`; left out where every workspace is read."""
+    """A slot for `before [q.]key = <workspace> after`; left out where every workspace is read.
+
+    With `shared` it lets the shared rows through as well: `OR [q.]key IS NULL`. Where the statement
+    has no workspace, it lets through them alone.
+    """
 
     qualifier: str
     before: str = ""
     after: str = ""
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Untouchable:
+    """A slot for the condition of a question: the shared rows, or all if nobody is the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ class Span:
     end: int
 
 
-Piece = str | Physical | Tenant | Predicate | Suffixed | Searched | Turn | Hole
+Piece = str | Physical | Tenant | Predicate | Untouchable | Suffixed | Searched | Turn | Hole
 Inserted = Piece | Span
 
 
@@ -188,13 +198,14 @@ class Splicer:
 
     def _reference(self, ref: Ref) -> None:
         start, end = ref.span
-        if not ref.sharded:
+        if not ref.guarded:
             if not ref.qualified:
                 self._put(start, start, quote(self.a.map.namespace), _SCHEMA_DOT)
             return
         label = "" if ref.alias is not None else f" AS {quote(ref.table)}"
+        name = self._name(ref)
         if ref.role != "from":
-            self._put(start, end, Physical(ref.table), label)
+            self._put(start, end, name, label)
             if ref.role in {"update", "delete"}:
                 self._condition_of_change(ref)
             return
@@ -212,11 +223,16 @@ class Splicer:
             "(SELECT ",
             ", ".join(self._columns(ref)),
             " FROM ",
-            Physical(ref.table),
+            name,
             *sample,
-            Predicate("", before=" WHERE "),
+            Predicate("", before=" WHERE ", shared=ref.shared),
             f"){label}",
         )
+
+    def _name(self, ref: Ref) -> str | Physical:
+        if ref.sharded:
+            return Physical(ref.table)
+        return f"{quote(self.a.map.namespace)}.{quote(ref.table)}"
 
     def _columns(self, ref: Ref) -> list[str]:
         """The application's columns in its order; only those that are named, where that is all."""

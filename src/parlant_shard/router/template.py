@@ -16,6 +16,7 @@ from parlant_shard.router.analysis import KINDS, Analysis
 from parlant_shard.router.model import Evidence, Ref, Refusal, Term, Workspaces
 from parlant_shard.router.parsing import IDENT, PARAM, Node, SyntaxFault, parse_tree, scan
 from parlant_shard.router.placeholders import PlaceholderFault, Style, Text
+from parlant_shard.router.question import Question
 from parlant_shard.router.reading import relations
 from parlant_shard.router.splice import Piece, Splicer, assemble
 from parlant_shard.router.tokens import Tokens, check_size
@@ -64,17 +65,25 @@ class Refused:
 class Guarded:
     """What the statement says of the tenant of one reference.
 
-    `direct` holds for the reference itself, `inferred` through equal columns as well.
+    `direct` holds for the reference itself, `inferred` through equal columns as well. `new` says
+    that it is of new rows of a table with shared ones: NULL is a value there.
     """
 
     table: str
     direct: tuple[Workspaces, ...]
     inferred: tuple[Evidence, ...]
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """An analysed statement. `equal` are values that must be the workspace itself."""
+    """An analysed statement. `equal` are values that must be the workspace itself.
+
+    `guarded` are its sharded tables, `shared` its reference tables with the key. `held` is one of
+    these that it changes, `nobodys` another reference or host table that it changes. `question` is
+    what is asked after an UPDATE or DELETE of `held` that met no row; `certain` is an INSERT into
+    it that writes a row unless another's is in its way.
+    """
 
     statement: str
     writes: bool
@@ -85,6 +94,11 @@ class Template:
     sources: Mapping[int, int | str]
     pieces: tuple[Piece, ...]
     guarded: tuple[Guarded, ...]
+    shared: tuple[Guarded, ...]
+    held: str | None
+    nobodys: str | None
+    question: tuple[Piece, ...]
+    certain: bool
     references: tuple[str, ...]
     hosts: tuple[str, ...]
     target: Ref | None
@@ -337,6 +351,7 @@ def _analysed(
     splicer = Splicer(analysis, numbered=text.style is Style.NUMBERED)
     try:
         edits = splicer.make()
+        question = [] if explain else Question(analysis, numbered=splicer.numbered).make()
     except (KeyError, StopIteration) as error:
         raise Refusal(
             "PS619", "the statement has a form that cannot be rewritten", "rewrite it"
@@ -354,6 +369,11 @@ def _analysed(
         sources=sources,
         pieces=tuple(assemble(text, edits)),
         guarded=tuple(_guarded(analysis, r) for r in analysis.refs if r.sharded),
+        shared=tuple(_guarded(analysis, r) for r in analysis.refs if r.shared),
+        held=next((r.table for r in analysis.refs if r.shared and r.role != "from"), None),
+        nobodys=next((r.table for r in analysis.refs if not r.guarded and r.role != "from"), None),
+        question=tuple(assemble(text, question)) if question else (),
+        certain=not explain and _writes_for_certain(analysis),
         references=_names(analysis, "reference"),
         hosts=_names(analysis, "host"),
         target=target,
@@ -374,6 +394,7 @@ def _guarded(analysis: Analysis, ref: Ref) -> Guarded:
         table=ref.table,
         direct=tuple(e for e in ref.given if isinstance(e, Workspaces)),
         inferred=tuple(analysis.tenants.evidence(ref)),
+        new=ref.shared and ref.role == "insert",
     )
 
 
@@ -386,6 +407,14 @@ def _check_mixture(analysis: Analysis, target: Ref | None) -> None:
             f'"{kinds["sharded"]}"',
             "declare it `kind: reference`, or read the two in two statements",
         )
+    held = next((r for r in analysis.refs if r.shared and r.role in {"update", "delete"}), None)
+    if held is not None and any(r is not held and r.role != "from" for r in analysis.refs):
+        raise Refusal(
+            "PS664",
+            f'a change of "{held.table}", which has rows of workspaces and shared ones, together '
+            "with another change",
+            "send each change as a statement of its own",
+        )
     written = {r.spec.kind for r in analysis.refs if r.role != "from"}
     if target is not None and "reference" in written and "sharded" in kinds:
         raise Refusal(
@@ -396,6 +425,21 @@ def _check_mixture(analysis: Analysis, target: Ref | None) -> None:
         )
 
 
+def _writes_for_certain(analysis: Analysis) -> bool:
+    """Whether it is an INSERT of values that updates what is there already, without a condition."""
+    if analysis.root_tag != "InsertStmt" or not any(
+        r.shared and r.role == "insert" and r.offset == analysis.root["relation"]["location"]
+        for r in analysis.refs
+    ):
+        return False
+    conflict = analysis.root.get("onConflictClause", {})
+    return (
+        conflict.get("action") == "ONCONFLICT_UPDATE"
+        and "whereClause" not in conflict
+        and "valuesLists" in analysis.root.get("selectStmt", {}).get("SelectStmt", {})
+    )
+
+
 def _is_flat(analysis: Analysis) -> bool:
     """Whether the result over several shards is simply the rows of each, one after another."""
     root = analysis.root
@@ -403,6 +447,7 @@ def _is_flat(analysis: Analysis) -> bool:
     return (
         analysis.root_tag == "SelectStmt"
         and len(sharded) == 1
+        and not any(r.shared for r in analysis.refs)  # a part would see its own workspaces' alone
         and not analysis.locks
         and not any(
             part in root

@@ -71,42 +71,67 @@ class Tenants:
         for condition in conjuncts(node):
             if condition.get("BoolExpr", {}).get("boolop") == "OR_EXPR":
                 self._learn_either(condition["BoolExpr"]["args"], scope, gain)
-            body = condition.get("A_Expr")
-            if body is None or [text_of(n) for n in body.get("name", ())][-1:] != ["="]:
-                continue
-            left, right = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
-            match body["kind"]:
-                case "AEXPR_OP":
-                    self._learn_equal(left, right, scope, gain)
-                case "AEXPR_IN":
-                    terms = [term_of(n) for n in right.get("List", {}).get("items", ())]
-                    self._learn_list(left, terms, scope, gain)
-                case "AEXPR_OP_ANY":
-                    if "ParamRef" in right:
-                        evidence = Workspaces((Param(right["ParamRef"].get("number", 0)),), True)
-                        self._give(left, evidence, scope, gain)
-                    elif "A_ArrayExpr" in right:
-                        items = right["A_ArrayExpr"].get("elements", ())
-                        self._learn_list(left, [term_of(n) for n in items], scope, gain)
+            self._learn_one(condition, scope, gain)
+
+    def _learn_one(self, condition: Node, scope: Scope, gain: frozenset[int]) -> None:
+        body = condition.get("A_Expr")
+        if body is None or [text_of(n) for n in body.get("name", ())][-1:] != ["="]:
+            return
+        left, right = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
+        match body["kind"]:
+            case "AEXPR_OP":
+                self._learn_equal(left, right, scope, gain)
+            case "AEXPR_IN":
+                terms = [term_of(n) for n in right.get("List", {}).get("items", ())]
+                self._learn_list(left, terms, scope, gain)
+            case "AEXPR_OP_ANY":
+                if "ParamRef" in right:
+                    evidence = Workspaces((Param(right["ParamRef"].get("number", 0)),), True)
+                    self._give(left, evidence, scope, gain)
+                elif "A_ArrayExpr" in right:
+                    items = right["A_ArrayExpr"].get("elements", ())
+                    self._learn_list(left, [term_of(n) for n in items], scope, gain)
 
     def _learn_either(self, parts: list[Node], scope: Scope, gain: frozenset[int]) -> None:
-        """`key = a OR key = b` says what `key IN (a, b)` says."""
+        """`key = a OR key = b` says what `key IN (a, b)` says.
+
+        With `OR key IS NULL` it says the same of a table that has shared rows, which every
+        workspace reads. Not on the nullable side of a join: there it also finds what is missing.
+        """
         bases: list[tuple[Ref, str]] = []
         terms: list[Term | None] = []
         first: Node = {}
+        tests = [p for p in parts if p.get("NullTest", {}).get("nulltesttype") == "IS_NULL"]
+        for test in tests:
+            base = self._key_of(test["NullTest"]["arg"], scope)
+            if base is None or not base[0].shared or base[0].nullable:
+                return
+            bases.append(base)
+        parts = [p for p in parts if p not in tests]
+        if tests and len(parts) == 1:
+            base = self._key_of(parts[0].get("A_Expr", {}).get("lexpr"), scope)
+            if base is not None and all(b[0] is base[0] for b in bases):
+                self._learn_one(parts[0], scope, gain)
+            return
         for part in parts:
             body = part.get("A_Expr", {})
             if body.get("kind") != "AEXPR_OP" or [text_of(n) for n in body["name"]][-1:] != ["="]:
                 return
             column, value = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
-            base = self.base(column["ColumnRef"], scope) if "ColumnRef" in column else None
-            if base is None or base[1] != self.key:
+            base = self._key_of(column, scope)
+            if base is None:
                 return
             first = first or column
             bases.append(base)
             terms.append(term_of(value))
         if all(b[0] is bases[0][0] for b in bases):
             self._learn_list(first, terms, scope, gain)
+
+    def _key_of(self, node: object, scope: Scope) -> tuple[Ref, str] | None:
+        """The reference whose key a name is; None for anything else."""
+        column = uncast(node)
+        base = self.base(column["ColumnRef"], scope) if "ColumnRef" in column else None
+        return base if base is not None and base[1] == self.key else None
 
     def _learn_equal(self, left: Node, right: Node, scope: Scope, gain: frozenset[int]) -> None:
         if "ColumnRef" in left and "ColumnRef" in right:
@@ -130,12 +155,14 @@ class Tenants:
 
     def _give(self, column: Node, evidence: Workspaces, scope: Scope, gain: frozenset[int]) -> None:
         base = self.base(column["ColumnRef"], scope) if "ColumnRef" in column else None
-        if base is None or id(base[0]) not in gain or not base[0].sharded:
+        if base is None or id(base[0]) not in gain or not base[0].guarded:
             return
         ref, name = base
         if name == self.key:
             ref.given.append(evidence)
             return
+        if not ref.sharded:
+            return  # the id of a row of a reference table is looked up nowhere
         if evidence.array or len(evidence.terms) != 1:
             return
         found = self._identity(ref, name, evidence.terms[0])
@@ -154,7 +181,7 @@ class Tenants:
 
     def bond(self, a: tuple[Ref, str], b: tuple[Ref, str], gain: frozenset[int]) -> None:
         """Two columns are equal: where that means the same tenant, each follows the other."""
-        if a[0] is b[0] or not (a[0].sharded and b[0].sharded):
+        if a[0] is b[0] or not (a[0].guarded and b[0].guarded):
             return
         if not self._same_tenant(a, b):
             return
@@ -166,6 +193,8 @@ class Tenants:
     def _same_tenant(self, a: tuple[Ref, str], b: tuple[Ref, str]) -> bool:
         if a[1] == self.key and b[1] == self.key:
             return True
+        if a[0].shared or b[0].shared:
+            return False
 
         def rows(column: tuple[Ref, str]) -> set[tuple[str, str]]:
             ref, name = column

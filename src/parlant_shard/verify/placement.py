@@ -9,7 +9,8 @@ from psycopg.sql import SQL, Identifier, Literal
 from parlant_shard import mapstore
 from parlant_shard.catalog import Placement
 from parlant_shard.ddl import render
-from parlant_shard.shardmap import ShardOf
+from parlant_shard.errors import RoutingError
+from parlant_shard.shardmap import UNKNOWN_FORMAT, ShardOf
 from parlant_shard.verify.read import Seen
 from parlant_shard.verify.report import Finding
 
@@ -121,9 +122,17 @@ def stored_map(seen: Seen) -> Iterator[Finding]:
     site = seen.coordinator
     if site is None or seen.live[site.server].internal_version < 2:
         return
+    found, unread = None, ""
     with site.connection.transaction(force_rollback=True):
-        found = mapstore.load(site.connection, seen.topology.name)
-    if found is None:
+        try:
+            found = mapstore.load(site.connection, seen.topology.name)
+        except RoutingError as error:
+            if error.code != UNKNOWN_FORMAT:
+                raise
+            unread = error.message
+    if unread:
+        detail = unread
+    elif found is None:
         detail = "no shard map is stored: routers have nothing to follow"
     else:
         wanted, stored = seen.map(), found

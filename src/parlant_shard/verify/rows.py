@@ -308,7 +308,8 @@ class Probes:
             if parent is None:
                 continue
             sharded = self.tenancy.kinds.get(fk.ref_table) == "sharded"
-            if fk.unenforced and not sharded:
+            keyed = self.desired.catalogs[place.server].tables[parent].column(self.key) is not None
+            if fk.unenforced and not keyed:
                 continue
             # The key is asked for apart: a parent of another workspace is a finding of its own.
             pairs = links(fk, self.key if sharded else None)
@@ -324,6 +325,17 @@ class Probes:
                 key = Identifier(self.key)
                 within.append(SQL("p.{} = r.{}").format(key, key))
                 # A row without a workspace is said by `missing-key`.
+                here.append(SQL("r.{}::pg_catalog.text <> ''").format(key))
+            elif keyed:
+                # A reference table with the key: a foreign key takes another workspace's row too,
+                # for its check passes over row-level security. Shared rows are everybody's.
+                key = Identifier(self.key)
+                within.append(
+                    SQL(
+                        "(pg_catalog.num_nulls(p.{0}) > 0 "
+                        "OR p.{0}::pg_catalog.text = r.{0}::pg_catalog.text)"
+                    ).format(key)
+                )
                 here.append(SQL("r.{}::pg_catalog.text <> ''").format(key))
             if fk.unenforced:
                 # A parent may be missing, as declared; one of another workspace never belongs.
