@@ -22,8 +22,10 @@ from parlant_shard.client.bound import (
     of_probe,
 )
 from parlant_shard.client.options import RowFactory
+from parlant_shard.client.pipelines import AsyncPipeline
 from parlant_shard.client.pools import AsyncConnection as Real
 from parlant_shard.client.pools import AsyncPools, is_alive
+from parlant_shard.client.prepared import Doubted, is_obsolete
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, AsyncResult
 from parlant_shard.client.steps import (
     Ask,
@@ -210,6 +212,7 @@ class AsyncConnection(Bound):
         self.router = router
         self._real: tuple[str, Real] | None = None
         self._pipeline: psycopg.AsyncPipeline | None = None
+        self._doubted: Doubted | None = None  # what the pipeline prepares
         self._begin: Callable[[Real], Awaitable[None]] | None = None
         self.lock = asyncio.Lock()
 
@@ -248,23 +251,28 @@ class AsyncConnection(Bound):
                 return AsyncResult(NOTHING)
             if self.context.transaction:
                 return AsyncResult(await self._many(work, returning=returning))
-            async with self.transaction():
-                return AsyncResult(await self._many(work, returning=returning))
+
+            async def alone() -> AsyncResult:
+                async with self.transaction():
+                    return AsyncResult(await self._many(work, returning=returning))
+
+            return await self._twice(alone)
 
     async def _many(self, work: batch.Batch, *, returning: bool) -> Answer:
         target = work.target
         real = await self.real(target.server, target.shard)
         answers = []
         try:
-            for text, params in work.groups:
-                await self.admit(real, work.route)
-                cursor = self._cursor(real, work.route, None)
-                await cursor.executemany(text, params, returning=returning)
-                answers.append(await _collected_many(cursor, returning=returning))
+            with Doubted(real):
+                for text, params in work.groups:
+                    await self.admit(real, work.route)
+                    cursor = self._cursor(real, work.route, None)
+                    await cursor.executemany(text, params, returning=returning)
+                    answers.append(await _collected_many(cursor, returning=returning))
         except psycopg.Error as error:
             if failures.is_stale(error):
                 await self.router.refresh()
-            raise self.failed(error, target, work.route) from error
+            raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
     async def resolve(self, sql: str, params: Params = None) -> Route:
@@ -276,7 +284,12 @@ class AsyncConnection(Bound):
     async def run(self, call: Call) -> AsyncResult:
         async with self.lock:
             self.check_open()
-            answer = await self.perform(executed(self.core, call, self.context))
+            try:
+                answer = await self.perform(executed(self.core, call, self.context))
+            except BaseException as error:
+                if self._doubted is not None:  # of whichever statement of the pipeline it is
+                    self._doubted.failed(error)
+                raise
             return answer if isinstance(answer, AsyncResult) else AsyncResult(answer)
 
     def cursor(
@@ -370,7 +383,7 @@ class AsyncConnection(Bound):
             raise self.not_committed(error) from error
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
         """Send statements without waiting for each answer; results are read when asked for."""
         async with self.lock:
             self.check_open()
@@ -380,12 +393,14 @@ class AsyncConnection(Bound):
             real = await self.real(server, shard)
             context.pin(server, shard)
         try:
-            async with self.block(real.pipeline()) as pipeline:
-                outer, self._pipeline = self._pipeline, pipeline
-                try:
-                    yield pipeline
-                finally:
-                    self._pipeline = outer
+            with Doubted(real) as doubted:
+                async with self.block(real.pipeline()) as pipeline:
+                    outer = self._pipeline, self._doubted
+                    self._pipeline, self._doubted = pipeline, doubted
+                    try:
+                        yield AsyncPipeline(pipeline, doubted, self.translated)
+                    finally:
+                        self._pipeline, self._doubted = outer
         finally:
             if not before:
                 context.unpin()
@@ -441,7 +456,19 @@ class AsyncConnection(Bound):
                 await asyncio.sleep(seconds)
         return None
 
+    async def _twice(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it; once more if the server refused what was prepared, and no transaction goes on."""
+        try:
+            return await work()
+        except psycopg.Error as error:
+            if self.context.transaction or self.context.pinned or not is_obsolete(error):
+                raise
+        return await work()
+
     async def _one(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        return await self._twice(lambda: self._once(target, route, call))
+
+    async def _once(self, target: RouteTarget, route: Route, call: Call) -> Answer:
         real = await self.real(target.server, target.shard)
         if self.context.everything and not self.context.transaction:
             await real.set_read_only(True)
@@ -457,7 +484,7 @@ class AsyncConnection(Bound):
         """Run one of several targets, on a connection of its own."""
         real = await self.router.pools.acquire(target.server)
         try:
-            return await self._sent(real, target, route, call)
+            return await self._twice(lambda: self._sent(real, target, route, call))
         except psycopg.Error as error:
             raise self.failed(error, target, route) from error
         finally:
@@ -467,25 +494,39 @@ class AsyncConnection(Bound):
         cursor = self._cursor(real, route, call.row_factory)
         admitted = self.router.wall.wanted(route, self.context)
         apart = admitted is not None and self._pipeline is None
-        async with real.pipeline() if apart else nullcontext():
-            if admitted is not None:
-                await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
-            await cursor.execute(
-                target.sql, target.params, prepare=call.prepare, binary=call.binary
-            )
+        with Doubted(real):
+            async with real.pipeline() if apart else nullcontext():
+                if admitted is not None:
+                    await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
+                await cursor.execute(
+                    target.sql, target.params, prepare=call.prepare, binary=call.binary
+                )
         if admitted is not None:
             self.context.admitted = admitted
         if self._pipeline is not None:
-            later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
+            doubted = self._doubted
+
+            def failed(error: BaseException) -> Exception | None:
+                if doubted is not None:
+                    doubted.failed(error)
+                if not isinstance(error, psycopg.Error):
+                    return None
+                return self.not_read(error, target, route, answered=batch.has_answered(cursor))
+
+            later: Any = _Later(cursor, failed)
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        rows = await cursor.fetchall() if batch.has_rows(cursor) else None
+        try:
+            rows = await cursor.fetchall() if batch.has_rows(cursor) else None
+        except psycopg.Error as error:
+            raise self.not_read(error, target, route, answered=True) from error
         return batch.collected(cursor, rows)
 
     async def admit(self, real: Real, route: Route) -> None:
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
+            # Never by a name: a COPY is not sent again if the server lost it.
+            await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted), prepare=False)
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
@@ -494,14 +535,17 @@ class AsyncConnection(Bound):
         if not context.pinned:
             await self._release()
 
-        async def ask(server: str) -> list[Any]:
-            if context.pinned and self._real is not None and self._real[0] == server:
-                own = await self._real[1].execute(on[server], params)
-                return await own.fetchall()
-            real = await self.router.pools.acquire(server)
-            try:
+        async def rows(real: Real, server: str) -> list[Any]:
+            with Doubted(real):
                 cursor = await real.execute(on[server], params)
                 return await cursor.fetchall()
+
+        async def ask(server: str) -> list[Any]:
+            if context.pinned and self._real is not None and self._real[0] == server:
+                return await rows(self._real[1], server)
+            real = await self.router.pools.acquire(server)
+            try:
+                return await self._twice(lambda: rows(real, server))
             finally:
                 await self.router.pools.release(server, real)
 
@@ -557,7 +601,7 @@ class AsyncConnection(Bound):
 class _Later(AsyncResult):
     """A result that a pipeline has not answered yet: reading it waits for it."""
 
-    def __init__(self, cursor: Any, failed: Callable[[psycopg.Error], Exception]) -> None:
+    def __init__(self, cursor: Any, failed: Callable[[BaseException], Exception | None]) -> None:
         super().__init__(NOT_YET)
         self._cursor: Any = cursor
         self._failed = failed
@@ -570,8 +614,11 @@ class _Later(AsyncResult):
             cursor, self._cursor = self._cursor, None
             try:
                 self._answer = batch.collected(cursor, await _rows_of(cursor))
-            except psycopg.Error as error:
-                raise self._failed(error) from error
+            except BaseException as error:
+                told = self._failed(error)
+                if told is None:
+                    raise
+                raise told from error
         return self._answer
 
 

@@ -61,7 +61,7 @@ async def copied(
         cursor = real.cursor()
         try:
             await connection.admit(real, route)
-            await cursor.execute(*generated_columns(copy, shard_map, target.shard))
+            await cursor.execute(*generated_columns(copy, shard_map, target.shard), prepare=False)
             generated = frozenset([row[0] async for row in cursor])
             staging = copytext.staged(
                 copy,

@@ -64,6 +64,11 @@ def has_rows(cursor: Any) -> bool:
     return cursor.rownumber is not None
 
 
+def has_answered(cursor: Any) -> bool:
+    """Whether a statement in a pipeline has its answer, so that an error is one of reading it."""
+    return cursor.pgresult is not None
+
+
 def rows_of(cursor: Any) -> list[Any] | None:
     """The rows of a statement in a pipeline; fetching is what makes it answer."""
     try:

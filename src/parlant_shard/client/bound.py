@@ -64,11 +64,31 @@ class Bound:
             )
         return home
 
-    def failed(self, error: psycopg.Error, target: RouteTarget, route: Route) -> Exception:
-        """The client's error for one target of a route."""
+    def failed(
+        self,
+        error: psycopg.Error,
+        target: RouteTarget,
+        route: Route,
+        *,
+        sent: bool = False,
+    ) -> Exception:
+        """The client's error for one target of a route; `sent`: it is one of several statements."""
         if isinstance(error, ShardError):
             return error
-        return failure(error, target, route, self.context)
+        return failure(error, target, route, self.context, sent=sent)
+
+    def not_read(
+        self, error: psycopg.Error, target: RouteTarget, route: Route, *, answered: bool
+    ) -> Exception:
+        """The client's error for the rows of a statement that was sent."""
+        if error.sqlstate is not None or not isinstance(
+            error, psycopg.ProgrammingError | psycopg.DataError
+        ):
+            return self.failed(error, target, route)
+        if not answered:
+            return failures.unanswered(error, server=target.server)
+        stays = route.writes and not self.context.transaction
+        return failures.unread(error, server=target.server, shard=target.shard, stays=stays)
 
     def translated(self, error: psycopg.Error) -> Exception:
         """The client's error for what happened between statements."""

@@ -59,7 +59,10 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
         try:
             connection.admit(real, route)
             generated = frozenset(
-                row[0] for row in cursor.execute(*generated_columns(copy, shard_map, target.shard))
+                row[0]
+                for row in cursor.execute(
+                    *generated_columns(copy, shard_map, target.shard), prepare=False
+                )
             )
             staging = copytext.staged(
                 copy,

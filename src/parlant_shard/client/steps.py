@@ -294,7 +294,14 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
             raise failure(error, targets[0], route, context) from error
 
 
-def failure(error: psycopg.Error, target: RouteTarget, route: Route, context: Context) -> Exception:
+def failure(
+    error: psycopg.Error,
+    target: RouteTarget,
+    route: Route,
+    context: Context,
+    *,
+    sent: bool = False,
+) -> Exception:
     """The client's error for a statement of a route."""
     several = len(route.targets) > 1
     return failures.of_statement(
@@ -303,6 +310,7 @@ def failure(error: psycopg.Error, target: RouteTarget, route: Route, context: Co
         shard=None if several else target.shard,
         writes=route.writes,
         transaction=context.transaction,
+        sent=sent,
     )
 
 

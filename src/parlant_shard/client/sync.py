@@ -25,8 +25,10 @@ from parlant_shard.client.bound import (
     threads_for,
 )
 from parlant_shard.client.options import RowFactory
+from parlant_shard.client.pipelines import Pipeline
 from parlant_shard.client.pools import Connection as Real
 from parlant_shard.client.pools import Pools, is_alive
+from parlant_shard.client.prepared import Doubted, is_obsolete
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, Result
 from parlant_shard.client.steps import (
     Ask,
@@ -215,6 +217,7 @@ class Connection(Bound):
         self.router = router
         self._real: tuple[str, Real] | None = None
         self._pipeline: psycopg.Pipeline | None = None
+        self._doubted: Doubted | None = None  # what the pipeline prepares
         self._begin: Callable[[Real], None] | None = None
         self.lock = threading.RLock()
 
@@ -253,23 +256,28 @@ class Connection(Bound):
                 return Result(NOTHING)
             if self.context.transaction:
                 return Result(self._many(work, returning=returning))
-            with self.transaction():
-                return Result(self._many(work, returning=returning))
+
+            def alone() -> Result:
+                with self.transaction():
+                    return Result(self._many(work, returning=returning))
+
+            return self._twice(alone)
 
     def _many(self, work: batch.Batch, *, returning: bool) -> Answer:
         target = work.target
         real = self.real(target.server, target.shard)
         answers = []
         try:
-            for text, params in work.groups:
-                self.admit(real, work.route)
-                cursor = self._cursor(real, work.route, None)
-                cursor.executemany(text, params, returning=returning)
-                answers.append(batch.collected_many(cursor, returning=returning))
+            with Doubted(real):
+                for text, params in work.groups:
+                    self.admit(real, work.route)
+                    cursor = self._cursor(real, work.route, None)
+                    cursor.executemany(text, params, returning=returning)
+                    answers.append(batch.collected_many(cursor, returning=returning))
         except psycopg.Error as error:
             if failures.is_stale(error):
                 self.router.refresh()
-            raise self.failed(error, target, work.route) from error
+            raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
     def resolve(self, sql: str, params: Params = None) -> Route:
@@ -281,7 +289,12 @@ class Connection(Bound):
     def run(self, call: Call) -> Result:
         with self.lock:
             self.check_open()
-            answer = self.perform(executed(self.core, call, self.context))
+            try:
+                answer = self.perform(executed(self.core, call, self.context))
+            except BaseException as error:
+                if self._doubted is not None:  # of whichever statement of the pipeline it is
+                    self._doubted.failed(error)
+                raise
             return answer if isinstance(answer, Result) else Result(answer)
 
     def cursor(
@@ -371,7 +384,7 @@ class Connection(Bound):
             raise self.not_committed(error) from error
 
     @contextmanager
-    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+    def pipeline(self) -> Iterator[Pipeline]:
         """Send statements without waiting for each answer; results are read when asked for."""
         with self.lock:
             self.check_open()
@@ -381,12 +394,13 @@ class Connection(Bound):
             real = self.real(server, shard)
             context.pin(server, shard)
         try:
-            with self.block(real.pipeline()) as pipeline:
-                outer, self._pipeline = self._pipeline, pipeline
+            with Doubted(real) as doubted, self.block(real.pipeline()) as pipeline:
+                outer = self._pipeline, self._doubted
+                self._pipeline, self._doubted = pipeline, doubted
                 try:
-                    yield pipeline
+                    yield Pipeline(pipeline, doubted, self.translated)
                 finally:
-                    self._pipeline = outer
+                    self._pipeline, self._doubted = outer
         finally:
             if not before:
                 context.unpin()
@@ -442,7 +456,19 @@ class Connection(Bound):
                 time.sleep(seconds)
         return None
 
+    def _twice(self, work: Callable[[], T]) -> T:
+        """Do it; once more if the server refused what was prepared, and no transaction goes on."""
+        try:
+            return work()
+        except psycopg.Error as error:
+            if self.context.transaction or self.context.pinned or not is_obsolete(error):
+                raise
+        return work()
+
     def _one(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        return self._twice(lambda: self._once(target, route, call))
+
+    def _once(self, target: RouteTarget, route: Route, call: Call) -> Answer:
         real = self.real(target.server, target.shard)
         if self.context.everything and not self.context.transaction:
             real.read_only = True
@@ -458,7 +484,7 @@ class Connection(Bound):
         """Run one of several targets, on a connection of its own."""
         real = self.router.pools.acquire(target.server)
         try:
-            return self._sent(real, target, route, call)
+            return self._twice(lambda: self._sent(real, target, route, call))
         except psycopg.Error as error:
             raise self.failed(error, target, route) from error
         finally:
@@ -468,22 +494,36 @@ class Connection(Bound):
         cursor = self._cursor(real, route, call.row_factory)
         admitted = self.router.wall.wanted(route, self.context)
         apart = admitted is not None and self._pipeline is None
-        with real.pipeline() if apart else nullcontext():
+        with Doubted(real), real.pipeline() if apart else nullcontext():
             if admitted is not None:
                 RawCursor(real).execute(*self.router.wall.statement(admitted))
             cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
         if admitted is not None:
             self.context.admitted = admitted
         if self._pipeline is not None:
-            later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
+            doubted = self._doubted
+
+            def failed(error: BaseException) -> Exception | None:
+                if doubted is not None:
+                    doubted.failed(error)
+                if not isinstance(error, psycopg.Error):
+                    return None
+                return self.not_read(error, target, route, answered=batch.has_answered(cursor))
+
+            later: Any = _Later(cursor, failed)
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        return batch.collected(cursor, cursor.fetchall() if batch.has_rows(cursor) else None)
+        try:
+            rows = cursor.fetchall() if batch.has_rows(cursor) else None
+        except psycopg.Error as error:
+            raise self.not_read(error, target, route, answered=True) from error
+        return batch.collected(cursor, rows)
 
     def admit(self, real: Real, route: Route) -> None:
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            RawCursor(real).execute(*self.router.wall.statement(admitted))
+            # Never by a name: a COPY is not sent again if the server lost it.
+            RawCursor(real).execute(*self.router.wall.statement(admitted), prepare=False)
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
@@ -492,12 +532,16 @@ class Connection(Bound):
         if not context.pinned:
             self._release()
 
+        def rows(real: Real, server: str) -> list[Any]:
+            with Doubted(real):
+                return real.execute(on[server], params).fetchall()
+
         def ask(server: str) -> list[Any]:
             if context.pinned and self._real is not None and self._real[0] == server:
-                return self._real[1].cursor().execute(on[server], params).fetchall()
+                return rows(self._real[1], server)
             real = self.router.pools.acquire(server)
             try:
-                return real.execute(on[server], params).fetchall()
+                return self._twice(lambda: rows(real, server))
             finally:
                 self.router.pools.release(server, real)
 
@@ -553,7 +597,7 @@ class Connection(Bound):
 class _Later(Result):
     """A result that a pipeline has not answered yet: reading it waits for it."""
 
-    def __init__(self, cursor: Any, failed: Callable[[psycopg.Error], Exception]) -> None:
+    def __init__(self, cursor: Any, failed: Callable[[BaseException], Exception | None]) -> None:
         super().__init__(NOT_YET)
         self._cursor: Any = cursor
         self._failed = failed
@@ -563,8 +607,11 @@ class _Later(Result):
             cursor, self._cursor = self._cursor, None
             try:
                 self._answer = batch.collected(cursor, batch.rows_of(cursor))
-            except psycopg.Error as error:
-                raise self._failed(error) from error
+            except BaseException as error:
+                told = self._failed(error)
+                if told is None:
+                    raise
+                raise told from error
         return self._answer
 
 
