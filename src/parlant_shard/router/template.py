@@ -384,7 +384,8 @@ def _check_mixture(analysis: Analysis, target: Ref | None) -> None:
             "PS615",
             f'"{kinds["host"]}" is on the coordinator only and cannot be joined with '
             f'"{kinds["sharded"]}"',
-            "declare it `kind: reference`, or read the two in two statements",
+            f'use the two in two statements; or declare "{kinds["host"]}" as `kind: reference` in '
+            "the topology and apply it, if every workspace may read all of its rows",
         )
     written = {r.spec.kind for r in analysis.refs if r.role != "from"}
     if target is not None and "reference" in written and "sharded" in kinds:
