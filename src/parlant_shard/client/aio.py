@@ -20,6 +20,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    own_cursor,
 )
 from parlant_shard.client.options import RowFactory
 from parlant_shard.client.pipelines import AsyncPipeline
@@ -35,10 +36,12 @@ from parlant_shard.client.steps import (
     Pause,
     Refresh,
     Run,
+    check_count,
     executed,
     placed,
     routed,
 )
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -92,7 +95,7 @@ class AsyncRouter(Routing):
 
     async def resolve(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -104,7 +107,7 @@ class AsyncRouter(Routing):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -122,7 +125,7 @@ class AsyncRouter(Routing):
 
     async def executemany(
         self,
-        sql: str,
+        sql: Query,
         params_seq: Iterable[Params],
         *,
         workspace: str | None = None,
@@ -159,14 +162,14 @@ class AsyncRouter(Routing):
             yield connection
 
     def copy(
-        self, sql: str, params: Params = None, *, workspace: str | None = None
+        self, sql: Query, params: Params = None, *, workspace: str | None = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         """COPY a table of a workspace: `async with router.copy("COPY t …", workspace=w)`."""
         return self._copied(sql, params, workspace)
 
     @asynccontextmanager
     async def _copied(
-        self, sql: str, params: Params, workspace: str | None
+        self, sql: Query, params: Params, workspace: str | None
     ) -> AsyncIterator[psycopg.AsyncCopy]:
         async with self._connection(workspace) as connection, connection.copy(sql, params) as copy:
             yield copy
@@ -232,7 +235,7 @@ class AsyncConnection(Bound):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -241,7 +244,7 @@ class AsyncConnection(Bound):
         return await self.run(Call(sql=sql, params=params, prepare=prepare, binary=binary))
 
     async def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> AsyncResult:
         """Run a statement with many sets of parameters, all of one shard, in one transaction."""
         async with self.lock:
@@ -275,7 +278,7 @@ class AsyncConnection(Bound):
             raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
-    async def resolve(self, sql: str, params: Params = None) -> Route:
+    async def resolve(self, sql: Query, params: Params = None) -> Route:
         """Say where a statement would go; an id that decides is looked up on the shards."""
         async with self.lock:
             call = Call(sql=sql, params=params)
@@ -306,7 +309,7 @@ class AsyncConnection(Bound):
         return AsyncServerCursor(self, name, factory, scrollable=scrollable)
 
     def copy(
-        self, sql: str, params: Params = None
+        self, sql: Query, params: Params = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         """COPY … FROM STDIN or TO STDOUT of a table of the workspace, or of a query."""
         return aiocopying.copied(self, sql, params)
@@ -406,12 +409,14 @@ class AsyncConnection(Bound):
                 context.unpin()
 
     @asynccontextmanager
-    async def block(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    async def block(
+        self, manager: AbstractAsyncContextManager[T], *, shard: str | None = None
+    ) -> AsyncIterator[T]:
         """Enter a block of psycopg's. Its own errors are translated, those of the body pass."""
         try:
             given = await manager.__aenter__()
         except psycopg.Error as error:
-            raise self.translated(error) from error
+            raise self.translated(error, shard=shard) from error
         try:
             yield given
         except BaseException as error:
@@ -421,7 +426,7 @@ class AsyncConnection(Bound):
             try:
                 await manager.__aexit__(None, None, None)
             except psycopg.Error as error:
-                raise self.translated(error) from error
+                raise self.translated(error, shard=shard, sent=True) from error
 
     # --- carrying out commands -------------------------------------------------------------------
 
@@ -537,8 +542,9 @@ class AsyncConnection(Bound):
 
         async def rows(real: Real, server: str) -> list[Any]:
             with Doubted(real):
-                cursor = await real.execute(on[server], params)
-                return await cursor.fetchall()
+                cursor = own_cursor(real.cursor())
+                await cursor.execute(on[server], params)
+                return await cursor.fetchall()  # type: ignore[no-any-return]
 
         async def ask(server: str) -> list[Any]:
             if context.pinned and self._real is not None and self._real[0] == server:
@@ -634,7 +640,7 @@ class AsyncCursor(Described):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -653,13 +659,13 @@ class AsyncCursor(Described):
         return self
 
     async def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         self._check()
         self._result = await self.connection.executemany(sql, params_seq, returning=returning)
 
     def copy(
-        self, sql: str, params: Params = None
+        self, sql: Query, params: Params = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         self._check()
         return self.connection.copy(sql, params)
@@ -709,7 +715,7 @@ class AsyncServerCursor(ServerDescribed):
         super().__init__(name, row_factory, scrollable=scrollable)
         self.connection = connection
 
-    async def execute(self, sql: str, params: Params = None) -> AsyncServerCursor:
+    async def execute(self, sql: Query, params: Params = None) -> AsyncServerCursor:
         connection = self.connection
         async with connection.lock:
             await self.close()
@@ -718,9 +724,11 @@ class AsyncServerCursor(ServerDescribed):
                 raise needs_transaction(self.name)
             core = connection.core
             shard_map = core.current()
+            check_count(params)
             call = Call(sql=sql, params=params)
             route = await connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
+            check_count(target.params, route)
             real = await connection.real(target.server, target.shard)
             await self._do(lambda: connection.admit(real, route))
             kind: Any = AsyncRawServerCursor if route.numbered else psycopg.AsyncServerCursor

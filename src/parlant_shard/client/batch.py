@@ -11,7 +11,7 @@ import psycopg
 
 from parlant_shard.client import failures
 from parlant_shard.client.result import Answer
-from parlant_shard.client.steps import Call, Command, Context, Core, placed, routed
+from parlant_shard.client.steps import Call, Command, Context, Core, check_count, placed, routed
 from parlant_shard.router.route import Route, RouteTarget
 
 
@@ -33,8 +33,10 @@ def planned(
     targets: list[RouteTarget] = []
     workspaces: dict[str, None] = {}
     for call in calls:
+        check_count(call.params)
         route = yield from routed(core, shard_map, call, context)
         found = placed(route, context, shard_map)
+        check_count(found[0].params, route)
         homes = {(t.server, t.shard) for t in (*targets[:1], *found)}
         if len(homes) > 1:
             raise failures.refused(

@@ -189,7 +189,7 @@ def unread(error: psycopg.Error, *, server: str, shard: str | None, stays: bool)
 def of_commit(error: psycopg.Error, *, server: str) -> ShardError:
     """What a COMMIT ended with: the one moment at which nobody can know."""
     if not is_lost(error):
-        return of_statement(error, server=server, transaction=True)
+        return of_statement(error, server=server, transaction=True, sent=True)
     return _dual(
         RoutingError,
         error,
@@ -221,6 +221,18 @@ def exhausted(server: str, *, size: int, timeout: float) -> ShardError:
         f'all {size} connections to server "{server}" were in use for {timeout:g} s',
         "PS636",
         "nothing was sent; raise `max_size`, or hold connections for a shorter time",
+    )
+
+
+def too_old(topology: str, coordinator: str, *, age: float) -> ShardError:
+    """The map could not be read for so long that nobody may go by it."""
+    return _dual(
+        RoutingError,
+        psycopg.OperationalError(""),
+        f'the shard map of topology "{topology}" could not be refreshed for {age:.0f} s, longer '
+        "than map_max_stale allows",
+        "PS631",
+        f'bring the coordinator "{coordinator}" back; nothing was sent',
     )
 
 

@@ -22,6 +22,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    own_cursor,
     threads_for,
 )
 from parlant_shard.client.options import RowFactory
@@ -38,10 +39,12 @@ from parlant_shard.client.steps import (
     Pause,
     Refresh,
     Run,
+    check_count,
     executed,
     placed,
     routed,
 )
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -92,7 +95,7 @@ class Router(Routing):
 
     def resolve(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -104,7 +107,7 @@ class Router(Routing):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -122,7 +125,7 @@ class Router(Routing):
 
     def executemany(
         self,
-        sql: str,
+        sql: Query,
         params_seq: Iterable[Params],
         *,
         workspace: str | None = None,
@@ -159,13 +162,13 @@ class Router(Routing):
             yield connection
 
     def copy(
-        self, sql: str, params: Params = None, *, workspace: str | None = None
+        self, sql: Query, params: Params = None, *, workspace: str | None = None
     ) -> AbstractContextManager[psycopg.Copy]:
         """COPY a table of a workspace: `with router.copy("COPY t FROM STDIN", workspace=w)`."""
         return self._copied(sql, params, workspace)
 
     @contextmanager
-    def _copied(self, sql: str, params: Params, workspace: str | None) -> Iterator[psycopg.Copy]:
+    def _copied(self, sql: Query, params: Params, workspace: str | None) -> Iterator[psycopg.Copy]:
         with self._connection(workspace) as connection, connection.copy(sql, params) as copy:
             yield copy
 
@@ -237,7 +240,7 @@ class Connection(Bound):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -246,7 +249,7 @@ class Connection(Bound):
         return self.run(Call(sql=sql, params=params, prepare=prepare, binary=binary))
 
     def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Result:
         """Run a statement with many sets of parameters, all of one shard, in one transaction."""
         with self.lock:
@@ -280,7 +283,7 @@ class Connection(Bound):
             raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
-    def resolve(self, sql: str, params: Params = None) -> Route:
+    def resolve(self, sql: Query, params: Params = None) -> Route:
         """Say where a statement would go; an id that decides is looked up on the shards."""
         with self.lock:
             call = Call(sql=sql, params=params)
@@ -310,7 +313,7 @@ class Connection(Bound):
             return Cursor(self, factory)
         return ServerCursor(self, name, factory, scrollable=scrollable)
 
-    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+    def copy(self, sql: Query, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
         """COPY … FROM STDIN or TO STDOUT of a table of the workspace, or of a query."""
         return copying.copied(self, sql, params)
 
@@ -406,12 +409,12 @@ class Connection(Bound):
                 context.unpin()
 
     @contextmanager
-    def block(self, manager: AbstractContextManager[T]) -> Iterator[T]:
+    def block(self, manager: AbstractContextManager[T], *, shard: str | None = None) -> Iterator[T]:
         """Enter a block of psycopg's. Its own errors are translated, those of the body pass."""
         try:
             given = manager.__enter__()
         except psycopg.Error as error:
-            raise self.translated(error) from error
+            raise self.translated(error, shard=shard) from error
         try:
             yield given
         except BaseException as error:
@@ -421,7 +424,7 @@ class Connection(Bound):
             try:
                 manager.__exit__(None, None, None)
             except psycopg.Error as error:
-                raise self.translated(error) from error
+                raise self.translated(error, shard=shard, sent=True) from error
 
     # --- carrying out commands -------------------------------------------------------------------
 
@@ -534,7 +537,7 @@ class Connection(Bound):
 
         def rows(real: Real, server: str) -> list[Any]:
             with Doubted(real):
-                return real.execute(on[server], params).fetchall()
+                return own_cursor(real.cursor()).execute(on[server], params).fetchall()  # type: ignore[no-any-return]
 
         def ask(server: str) -> list[Any]:
             if context.pinned and self._real is not None and self._real[0] == server:
@@ -627,7 +630,7 @@ class Cursor(Described):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -646,12 +649,12 @@ class Cursor(Described):
         return self
 
     def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         self._check()
         self._result = self.connection.executemany(sql, params_seq, returning=returning)
 
-    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+    def copy(self, sql: Query, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
         self._check()
         return self.connection.copy(sql, params)
 
@@ -699,7 +702,7 @@ class ServerCursor(ServerDescribed):
         super().__init__(name, row_factory, scrollable=scrollable)
         self.connection = connection
 
-    def execute(self, sql: str, params: Params = None) -> ServerCursor:
+    def execute(self, sql: Query, params: Params = None) -> ServerCursor:
         connection = self.connection
         with connection.lock:
             self.close()
@@ -708,9 +711,11 @@ class ServerCursor(ServerDescribed):
                 raise needs_transaction(self.name)
             core = connection.core
             shard_map = core.current()
+            check_count(params)
             call = Call(sql=sql, params=params)
             route = connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
+            check_count(target.params, route)
             real = connection.real(target.server, target.shard)
             self._do(lambda: connection.admit(real, route))
             kind: Any = RawServerCursor if route.numbered else psycopg.ServerCursor
