@@ -37,3 +37,5 @@ def test_refused(shard_map: ShardMap, case: Case) -> None:
     assert route.kind is Kind.REFUSED, route.targets
     assert not route.targets
     assert (route.code, route.reason) == (case.more["code"], case.more["reason"])
+    if "hint" in case.more:
+        assert route.hint == case.more["hint"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.postgres import register_default_adapters
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
@@ -128,9 +131,22 @@ def bare(dsn: str, *, server: str, application: str = "parlant-shard") -> Connec
             autocommit=True,
             row_factory=dict_row,
             prepare_threshold=None,
+            context=_own_adapters(),
         )
     except psycopg.Error as error:
         raise _cannot_connect(error, dsn, server) from error
+
+
+@cache
+def _own_adapters() -> AdaptersMap:
+    """psycopg's adapters, with its own loaders and dumpers for all types that it ships.
+
+    An application may have told psycopg to read jsonb as text, or whatever it likes, for all of its
+    process; what we read of our own tables is not for it to change.
+    """
+    adapters = AdaptersMap(psycopg.adapters)
+    register_default_adapters(adapters)
+    return adapters
 
 
 _CAUSES = (

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import psycopg
 import typer
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.pq import Format
+from psycopg.types.string import TextLoader
 from typer.exceptions import TyperException
 
 from parlant_shard.cli.shell import TopologyFile, app, load, options, tell
@@ -38,6 +42,38 @@ def _router(topology: Topology, file: Path | None = None) -> Router:
     if found is None:
         raise source.not_stored(topology)
     return Router(topology, shard_map=found)
+
+
+def _as_postgres_says() -> AdaptersMap:
+    """Adapters for printing: what Python cannot hold is shown as PostgreSQL writes it.
+
+    A timedelta has no months, so intervals are always. Dates and times are if they are infinite,
+    before Christ, or after the year 9999.
+    """
+    found = AdaptersMap(psycopg.adapters)
+    found.register_loader("interval", TextLoader)
+    for kind in ("date", "timestamp", "timestamptz", "time", "timetz"):
+        found.register_loader(kind, _or_text(kind))
+    return found
+
+
+def _or_text(kind: str) -> type[Loader]:
+    found = psycopg.adapters.get_loader(psycopg.adapters.types.get_oid(kind), Format.TEXT)
+    assert found is not None
+    usual: type[Any] = found
+
+    class OrText(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._usual = usual(oid, context)
+
+        def load(self, data: Any) -> Any:
+            try:
+                return self._usual.load(data)
+            except psycopg.DataError:
+                return bytes(data).decode()
+
+    return OrText
 
 
 def _params(text: str | None) -> list[Any] | dict[str, Any] | None:
@@ -94,9 +130,11 @@ def query(
 ) -> None:
     """Run a statement where it belongs and print its rows: a table, JSON or CSV."""
     from parlant_shard import explain
+    from parlant_shard.client.pools import Pools
 
     values = _params(params)
     with _router(load(file)) as router:
+        router.pools = Pools(router.topology, router.options, context=_as_postgres_says())
         result = router.execute(sql, values, workspace=workspace, all_workspaces=everything)
     names = explain.columns_of(result.description)
     rows = result.fetchall() if names else []

@@ -20,10 +20,13 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    own_cursor,
 )
 from parlant_shard.client.options import RowFactory
+from parlant_shard.client.pipelines import AsyncPipeline
 from parlant_shard.client.pools import AsyncConnection as Real
 from parlant_shard.client.pools import AsyncPools, is_alive
+from parlant_shard.client.prepared import Doubted, is_obsolete
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, AsyncResult
 from parlant_shard.client.steps import (
     UNSURE,
@@ -34,10 +37,12 @@ from parlant_shard.client.steps import (
     Pause,
     Refresh,
     Run,
+    check_count,
     executed,
     placed,
     routed,
 )
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -91,7 +96,7 @@ class AsyncRouter(Routing):
 
     async def resolve(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -103,7 +108,7 @@ class AsyncRouter(Routing):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -121,7 +126,7 @@ class AsyncRouter(Routing):
 
     async def executemany(
         self,
-        sql: str,
+        sql: Query,
         params_seq: Iterable[Params],
         *,
         workspace: str | None = None,
@@ -158,14 +163,14 @@ class AsyncRouter(Routing):
             yield connection
 
     def copy(
-        self, sql: str, params: Params = None, *, workspace: str | None = None
+        self, sql: Query, params: Params = None, *, workspace: str | None = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         """COPY a table of a workspace: `async with router.copy("COPY t …", workspace=w)`."""
         return self._copied(sql, params, workspace)
 
     @asynccontextmanager
     async def _copied(
-        self, sql: str, params: Params, workspace: str | None
+        self, sql: Query, params: Params, workspace: str | None
     ) -> AsyncIterator[psycopg.AsyncCopy]:
         async with self._connection(workspace) as connection, connection.copy(sql, params) as copy:
             yield copy
@@ -211,6 +216,7 @@ class AsyncConnection(Bound):
         self.router = router
         self._real: tuple[str, Real] | None = None
         self._pipeline: psycopg.AsyncPipeline | None = None
+        self._doubted: Doubted | None = None  # what the pipeline prepares
         self._begin: Callable[[Real], Awaitable[None]] | None = None
         self.lock = asyncio.Lock()
 
@@ -230,7 +236,7 @@ class AsyncConnection(Bound):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -239,7 +245,7 @@ class AsyncConnection(Bound):
         return await self.run(Call(sql=sql, params=params, prepare=prepare, binary=binary))
 
     async def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> AsyncResult:
         """Run a statement with many sets of parameters, all of one shard, in one transaction."""
         async with self.lock:
@@ -249,11 +255,15 @@ class AsyncConnection(Bound):
                 return AsyncResult(NOTHING)
             if self.context.transaction:
                 return AsyncResult(await self._many(work, returning=returning))
+
+            async def alone() -> AsyncResult:
+                async with self.transaction():
+                    return AsyncResult(await self._many(work, returning=returning))
+
             if work.route.held is not None:
                 self.context.elsewhere = work.target.server
             try:
-                async with self.transaction():
-                    return AsyncResult(await self._many(work, returning=returning))
+                return await self._twice(alone)
             finally:
                 self.context.elsewhere = None
 
@@ -262,18 +272,19 @@ class AsyncConnection(Bound):
         real = await self.real(target.server, target.shard)
         answers = []
         try:
-            for text, params in work.groups:
-                await self.admit(real, work.route)
-                cursor = self._cursor(real, work.route, None)
-                await cursor.executemany(text, params, returning=returning)
-                answers.append(await _collected_many(cursor, returning=returning))
+            with Doubted(real):
+                for text, params in work.groups:
+                    await self.admit(real, work.route)
+                    cursor = self._cursor(real, work.route, None)
+                    await cursor.executemany(text, params, returning=returning)
+                    answers.append(await _collected_many(cursor, returning=returning))
         except psycopg.Error as error:
             if failures.is_stale(error):
                 await self.router.refresh()
-            raise self.failed(error, target, work.route) from error
+            raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
-    async def resolve(self, sql: str, params: Params = None) -> Route:
+    async def resolve(self, sql: Query, params: Params = None) -> Route:
         """Say where a statement would go; an id that decides is looked up on the shards."""
         async with self.lock:
             call = Call(sql=sql, params=params)
@@ -282,7 +293,12 @@ class AsyncConnection(Bound):
     async def run(self, call: Call) -> AsyncResult:
         async with self.lock:
             self.check_open()
-            answer = await self.perform(executed(self.core, call, self.context))
+            try:
+                answer = await self.perform(executed(self.core, call, self.context))
+            except BaseException as error:
+                if self._doubted is not None:  # of whichever statement of the pipeline it is
+                    self._doubted.failed(error)
+                raise
             return answer if isinstance(answer, AsyncResult) else AsyncResult(answer)
 
     def cursor(
@@ -299,7 +315,7 @@ class AsyncConnection(Bound):
         return AsyncServerCursor(self, name, factory, scrollable=scrollable)
 
     def copy(
-        self, sql: str, params: Params = None
+        self, sql: Query, params: Params = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         """COPY … FROM STDIN or TO STDOUT of a table of the workspace, or of a query."""
         return aiocopying.copied(self, sql, params)
@@ -376,7 +392,7 @@ class AsyncConnection(Bound):
             raise self.not_committed(error) from error
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
         """Send statements without waiting for each answer; results are read when asked for."""
         async with self.lock:
             self.check_open()
@@ -386,23 +402,27 @@ class AsyncConnection(Bound):
             real = await self.real(server, shard)
             context.pin(server, shard)
         try:
-            async with self.block(real.pipeline()) as pipeline:
-                outer, self._pipeline = self._pipeline, pipeline
-                try:
-                    yield pipeline
-                finally:
-                    self._pipeline = outer
+            with Doubted(real) as doubted:
+                async with self.block(real.pipeline()) as pipeline:
+                    outer = self._pipeline, self._doubted
+                    self._pipeline, self._doubted = pipeline, doubted
+                    try:
+                        yield AsyncPipeline(pipeline, doubted, self.translated)
+                    finally:
+                        self._pipeline, self._doubted = outer
         finally:
             if not before:
                 context.unpin()
 
     @asynccontextmanager
-    async def block(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    async def block(
+        self, manager: AbstractAsyncContextManager[T], *, shard: str | None = None
+    ) -> AsyncIterator[T]:
         """Enter a block of psycopg's. Its own errors are translated, those of the body pass."""
         try:
             given = await manager.__aenter__()
         except psycopg.Error as error:
-            raise self.translated(error) from error
+            raise self.translated(error, shard=shard) from error
         try:
             yield given
         except BaseException as error:
@@ -412,7 +432,7 @@ class AsyncConnection(Bound):
             try:
                 await manager.__aexit__(None, None, None)
             except psycopg.Error as error:
-                raise self.translated(error) from error
+                raise self.translated(error, shard=shard, sent=True) from error
 
     # --- carrying out commands -------------------------------------------------------------------
 
@@ -447,7 +467,19 @@ class AsyncConnection(Bound):
                 await asyncio.sleep(seconds)
         return None
 
+    async def _twice(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it; once more if the server refused what was prepared, and no transaction goes on."""
+        try:
+            return await work()
+        except psycopg.Error as error:
+            if self.context.transaction or self.context.pinned or not is_obsolete(error):
+                raise
+        return await work()
+
     async def _one(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        return await self._twice(lambda: self._once(target, route, call))
+
+    async def _once(self, target: RouteTarget, route: Route, call: Call) -> Answer:
         real = await self.real(target.server, target.shard)
         if self.context.everything and not self.context.transaction:
             await real.set_read_only(True)
@@ -463,7 +495,7 @@ class AsyncConnection(Bound):
         """Run one of several targets, on a connection of its own."""
         real = await self.router.pools.acquire(target.server)
         try:
-            return await self._sent(real, target, route, call)
+            return await self._twice(lambda: self._sent(real, target, route, call))
         except psycopg.Error as error:
             raise self.failed(error, target, route) from error
         finally:
@@ -473,25 +505,39 @@ class AsyncConnection(Bound):
         cursor = self._cursor(real, route, call.row_factory)
         admitted = self.router.wall.wanted(route, self.context)
         apart = admitted is not None and self._pipeline is None
-        async with real.pipeline() if apart else nullcontext():
-            if admitted is not None:
-                await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
-            await cursor.execute(
-                target.sql, target.params, prepare=call.prepare, binary=call.binary
-            )
+        with Doubted(real):
+            async with real.pipeline() if apart else nullcontext():
+                if admitted is not None:
+                    await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
+                await cursor.execute(
+                    target.sql, target.params, prepare=call.prepare, binary=call.binary
+                )
         if admitted is not None:
             self.context.admitted = admitted
         if self._pipeline is not None:
-            later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
+            doubted = self._doubted
+
+            def failed(error: BaseException) -> Exception | None:
+                if doubted is not None:
+                    doubted.failed(error)
+                if not isinstance(error, psycopg.Error):
+                    return None
+                return self.not_read(error, target, route, answered=batch.has_answered(cursor))
+
+            later: Any = _Later(cursor, failed)
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        rows = await cursor.fetchall() if batch.has_rows(cursor) else None
+        try:
+            rows = await cursor.fetchall() if batch.has_rows(cursor) else None
+        except psycopg.Error as error:
+            raise self.not_read(error, target, route, answered=True) from error
         return batch.collected(cursor, rows)
 
     async def admit(self, real: Real, route: Route) -> None:
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted))
+            # Never by a name: a COPY is not sent again if the server lost it.
+            await AsyncRawCursor(real).execute(*self.router.wall.statement(admitted), prepare=False)
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
@@ -500,14 +546,18 @@ class AsyncConnection(Bound):
         if not context.pinned:
             await self._release()
 
+        async def rows(real: Real, server: str) -> list[Any]:
+            with Doubted(real):
+                cursor = own_cursor(real.cursor())
+                await cursor.execute(on[server], params)
+                return await cursor.fetchall()  # type: ignore[no-any-return]
+
         async def ask(server: str) -> list[Any]:
             if context.pinned and self._real is not None and self._real[0] == server:
-                own = await self._real[1].execute(on[server], params)
-                return await own.fetchall()
+                return await rows(self._real[1], server)
             real = await self.router.pools.acquire(server)
             try:
-                cursor = await real.execute(on[server], params)
-                return await cursor.fetchall()
+                return await self._twice(lambda: rows(real, server))
             finally:
                 await self.router.pools.release(server, real)
 
@@ -563,7 +613,7 @@ class AsyncConnection(Bound):
 class _Later(AsyncResult):
     """A result that a pipeline has not answered yet: reading it waits for it."""
 
-    def __init__(self, cursor: Any, failed: Callable[[psycopg.Error], Exception]) -> None:
+    def __init__(self, cursor: Any, failed: Callable[[BaseException], Exception | None]) -> None:
         super().__init__(NOT_YET)
         self._cursor: Any = cursor
         self._failed = failed
@@ -576,8 +626,11 @@ class _Later(AsyncResult):
             cursor, self._cursor = self._cursor, None
             try:
                 self._answer = batch.collected(cursor, await _rows_of(cursor))
-            except psycopg.Error as error:
-                raise self._failed(error) from error
+            except BaseException as error:
+                told = self._failed(error)
+                if told is None:
+                    raise
+                raise told from error
         return self._answer
 
 
@@ -593,7 +646,7 @@ class AsyncCursor(Described):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -612,13 +665,13 @@ class AsyncCursor(Described):
         return self
 
     async def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         self._check()
         self._result = await self.connection.executemany(sql, params_seq, returning=returning)
 
     def copy(
-        self, sql: str, params: Params = None
+        self, sql: Query, params: Params = None
     ) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
         self._check()
         return self.connection.copy(sql, params)
@@ -668,7 +721,7 @@ class AsyncServerCursor(ServerDescribed):
         super().__init__(name, row_factory, scrollable=scrollable)
         self.connection = connection
 
-    async def execute(self, sql: str, params: Params = None) -> AsyncServerCursor:
+    async def execute(self, sql: Query, params: Params = None) -> AsyncServerCursor:
         connection = self.connection
         async with connection.lock:
             await self.close()
@@ -677,9 +730,11 @@ class AsyncServerCursor(ServerDescribed):
                 raise needs_transaction(self.name)
             core = connection.core
             shard_map = core.current()
+            check_count(params)
             call = Call(sql=sql, params=params)
             route = await connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
+            check_count(target.params, route)
             real = await connection.real(target.server, target.shard)
             await self._do(lambda: connection.admit(real, route))
             kind: Any = AsyncRawServerCursor if route.numbered else psycopg.AsyncServerCursor

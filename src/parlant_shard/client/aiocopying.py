@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from parlant_shard.client import copytext, failures
+from parlant_shard.client.bound import own_cursor
 from parlant_shard.client.copying import generated_columns, several
 from parlant_shard.client.steps import Call, placed, routed
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def copied(
-    connection: AsyncConnection, text: str, params: Params
+    connection: AsyncConnection, text: Query, params: Params
 ) -> AsyncIterator[psycopg.AsyncCopy]:
     """Carry out a COPY; the block reads or writes the stream."""
     context, core = connection.context, connection.core
@@ -43,7 +45,7 @@ async def copied(
                 raise connection.translated(error) from error
             statement = copytext.out_text(targets[0], copy.options)
             copied_ = real.cursor().copy(statement, targets[0].params or None)
-            async with connection.block(copied_) as stream:
+            async with connection.block(copied_, shard=targets[0].shard) as stream:
                 yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
@@ -58,10 +60,10 @@ async def copied(
     assert workspace is not None
     async with nullcontext() if context.transaction else connection.transaction():
         real = await connection.real(target.server, target.shard)
-        cursor = real.cursor()
+        cursor = own_cursor(real.cursor())
         try:
             await connection.admit(real, route)
-            await cursor.execute(*generated_columns(copy, shard_map, target.shard))
+            await cursor.execute(*generated_columns(copy, shard_map, target.shard), prepare=False)
             generated = frozenset([row[0] async for row in cursor])
             staging = copytext.staged(
                 copy,

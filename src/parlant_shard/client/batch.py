@@ -11,7 +11,7 @@ import psycopg
 
 from parlant_shard.client import failures
 from parlant_shard.client.result import Answer
-from parlant_shard.client.steps import Call, Command, Context, Core, placed, routed
+from parlant_shard.client.steps import Call, Command, Context, Core, check_count, placed, routed
 from parlant_shard.router.route import Route, RouteTarget
 
 
@@ -33,8 +33,10 @@ def planned(
     targets: list[RouteTarget] = []
     workspaces: dict[str, None] = {}
     for call in calls:
+        check_count(call.params)
         route = yield from routed(core, shard_map, call, context)
         found = placed(route, context, shard_map)
+        check_count(found[0].params, route)
         if route.question is not None:
             raise failures.refused(
                 route,
@@ -70,6 +72,11 @@ def collected(cursor: Any, rows: list[Any] | None) -> Answer:
 def has_rows(cursor: Any) -> bool:
     """Whether a statement produced rows; cheaper than asking for their description."""
     return cursor.rownumber is not None
+
+
+def has_answered(cursor: Any) -> bool:
+    """Whether a statement in a pipeline has its answer, so that an error is one of reading it."""
+    return cursor.pgresult is not None
 
 
 def rows_of(cursor: Any) -> list[Any] | None:

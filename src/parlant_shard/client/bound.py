@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.types.string import TextLoader
 
 from parlant_shard.client import failures
 from parlant_shard.client.lookups import LookupCache
@@ -15,6 +16,7 @@ from parlant_shard.client.source import FixedMap, MapSource, StoredMap
 from parlant_shard.client.steps import Context, Core, failure
 from parlant_shard.client.wall import Wall
 from parlant_shard.errors import ShardError
+from parlant_shard.router.query import Query
 from parlant_shard.router.rewrite import rewrite
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
@@ -64,27 +66,57 @@ class Bound:
             )
         return home
 
-    def failed(self, error: psycopg.Error, target: RouteTarget, route: Route) -> Exception:
-        """The client's error for one target of a route."""
+    def failed(
+        self,
+        error: psycopg.Error,
+        target: RouteTarget,
+        route: Route,
+        *,
+        sent: bool = False,
+    ) -> Exception:
+        """The client's error for one target of a route; `sent`: it is one of several statements."""
         if isinstance(error, ShardError):
             return error
-        return failure(error, target, route, self.context)
+        return failure(error, target, route, self.context, sent=sent)
 
-    def translated(self, error: psycopg.Error) -> Exception:
-        """The client's error for what happened between statements."""
+    def not_read(
+        self, error: psycopg.Error, target: RouteTarget, route: Route, *, answered: bool
+    ) -> Exception:
+        """The client's error for the rows of a statement that was sent."""
+        if error.sqlstate is not None or not isinstance(
+            error, psycopg.ProgrammingError | psycopg.DataError
+        ):
+            return self.failed(error, target, route)
+        if not answered:
+            return failures.unanswered(error, server=target.server)
+        stays = route.writes and not self.context.transaction
+        return failures.unread(error, server=target.server, shard=target.shard, stays=stays)
+
+    def translated(
+        self, error: psycopg.Error, *, shard: str | None = None, sent: bool = False
+    ) -> Exception:
+        """The client's error for what happened between statements, or in a COPY of a shard.
+
+        `sent` says that statements came before it.
+        """
         if isinstance(error, ShardError):
             return error
         return failures.of_statement(
             error,
-            server=self.context.server or "",
-            shard=self.context.shard,
+            server=self._server(),
+            shard=self.context.shard or shard,
             transaction=self.context.transaction,
+            sent=sent,
         )
+
+    def _server(self) -> str:
+        """The server that this connection talks to: its transaction's, or that of the moment."""
+        return self.context.server or (self._real[0] if self._real is not None else "")
 
     def not_committed(self, error: psycopg.Error) -> Exception:
         if isinstance(error, ShardError):
             return error
-        return failures.of_commit(error, server=self.context.server or "")
+        return failures.of_commit(error, server=self._server())
 
 
 class Routing:
@@ -116,7 +148,7 @@ class Routing:
 
     def route(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -186,6 +218,13 @@ class ServerDescribed:
                 "call `execute` first",
             )
         return self._real
+
+
+def own_cursor(cursor: Any) -> Any:
+    """A cursor for a query of ours: its texts are read as such, whatever the application loads."""
+    for kind in ("text", "name"):
+        cursor.adapters.register_loader(kind, TextLoader)
+    return cursor
 
 
 def of_probe(error: psycopg.Error, server: str) -> Exception:

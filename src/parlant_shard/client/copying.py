@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from parlant_shard.client import copytext, failures
+from parlant_shard.client.bound import own_cursor
 from parlant_shard.client.steps import Call, placed, routed
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.sqlfiles import queries
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def copied(connection: Connection, text: str, params: Params) -> Iterator[psycopg.Copy]:
+def copied(connection: Connection, text: Query, params: Params) -> Iterator[psycopg.Copy]:
     """Carry out a COPY; the block reads or writes the stream."""
     context, core = connection.context, connection.core
     shard_map = core.current()
@@ -40,7 +42,7 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
                 raise connection.translated(error) from error
             statement = copytext.out_text(targets[0], copy.options)
             copied_ = real.cursor().copy(statement, targets[0].params or None)
-            with connection.block(copied_) as stream:
+            with connection.block(copied_, shard=targets[0].shard) as stream:
                 yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
@@ -55,11 +57,14 @@ def copied(connection: Connection, text: str, params: Params) -> Iterator[psycop
     assert workspace is not None
     with nullcontext() if context.transaction else connection.transaction():
         real = connection.real(target.server, target.shard)
-        cursor = real.cursor()
+        cursor = own_cursor(real.cursor())
         try:
             connection.admit(real, route)
             generated = frozenset(
-                row[0] for row in cursor.execute(*generated_columns(copy, shard_map, target.shard))
+                row[0]
+                for row in cursor.execute(
+                    *generated_columns(copy, shard_map, target.shard), prepare=False
+                )
             )
             staging = copytext.staged(
                 copy,

@@ -17,8 +17,10 @@ from psycopg import sql
 from parlant_shard.client import failures
 from parlant_shard.client.steps import Context
 from parlant_shard.router import placeholders
+from parlant_shard.router.model import Refusal
 from parlant_shard.router.parsing import COMMENTS, SyntaxFault, parse_tree, scan
 from parlant_shard.router.placeholders import PlaceholderFault
+from parlant_shard.router.query import Query, query_text
 from parlant_shard.router.route import Kind, Params, Route, RouteTarget, Unroutable
 from parlant_shard.shardmap import MapTable, ShardMap
 
@@ -61,8 +63,12 @@ class Staging:
     drop: sql.Composed
 
 
-def read(text: str, params: Params, shard_map: ShardMap) -> CopyOut | CopyIn:
-    """Understand a COPY statement. Raises Unroutable (PS650 to PS652)."""
+def read(query: Query, params: Params, shard_map: ShardMap) -> CopyOut | CopyIn:
+    """Understand a COPY statement. Raises Unroutable (PS646, PS650 to PS652)."""
+    try:
+        text = query_text(query)
+    except Refusal as refusal:
+        raise _refused(refusal.code, refusal.reason, refusal.hint) from None
     try:
         found = placeholders.read(text, percent=bool(params))
         statements = parse_tree(found.server)

@@ -13,6 +13,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from parlant_shard import db
+from parlant_shard.client import prepared
 from parlant_shard.errors import CannotConnect, RoutingError, ShardError
 from parlant_shard.router.route import Kind, Route, Unroutable
 
@@ -39,8 +40,14 @@ _HINTS = {
     "purpose: send the statement as a role that has it",
     "53300": "the server has no free connection slot: lower max_size, or raise max_connections",
 }
-_UNPREPARED = "set `prepare_threshold=None`: a pooler in transaction mode lost a prepared statement"
-_HINTS |= {"26000": _UNPREPARED, "42P05": _UNPREPARED}
+_HINTS["42P05"] = (
+    "something else prepares statements in the same session, a pooler in transaction mode or the "
+    "application: set `prepare_threshold=None`"
+)
+_AGAIN_AND_AGAIN = (
+    "if it keeps coming, find what drops prepared statements (DISCARD or DEALLOCATE in the "
+    "application, a pooler in transaction mode), or set `prepare_threshold=None`"
+)
 _BY_CLASS = {
     "22": "correct the value",
     "23": "the row violates a constraint; psycopg's `diag` on this error has the details",
@@ -66,7 +73,9 @@ def is_lost(error: psycopg.Error) -> bool:
     """Whether the connection is gone, and with it the answer."""
     state = error.sqlstate
     if state is None:
-        return isinstance(error, psycopg.OperationalError)
+        return isinstance(error, psycopg.OperationalError) and not isinstance(
+            error, psycopg.errors.PipelineAborted
+        )
     return state in _GOING or state.startswith("08")
 
 
@@ -77,8 +86,12 @@ def of_statement(
     shard: str | None = None,
     writes: bool = True,
     transaction: bool = False,
+    sent: bool = False,
 ) -> ShardError:
-    """What a statement ended with. `writes` and `transaction` decide what may have happened."""
+    """What a statement ended with. `writes` and `transaction` decide what may have happened.
+
+    `sent` says that more than this one statement may be on its way, if the error is psycopg's own.
+    """
     where = f'server "{server}"' + (f', shard "{shard}"' if shard else "")
     said = _said(error)
     if is_lost(error):
@@ -94,7 +107,18 @@ def of_statement(
         return _dual(
             RoutingError, error, f"{where}: the connection was lost, {fate}: {said}", code, hint
         )
-    state = error.sqlstate or ""
+    if error.sqlstate is None:
+        return _of_psycopg(error, f"{where}: {said}", sent=sent)
+    state = error.sqlstate
+    if prepared.is_obsolete(error):
+        again = "run the transaction again" if transaction else "run it again"
+        return _dual(
+            RoutingError,
+            error,
+            f"{where}: {said} [{state}]",
+            "PS649",
+            f"the statement did not happen; {again}, it is prepared anew; {_AGAIN_AND_AGAIN}",
+        )
     if is_stale(error):
         again = "run the transaction again" if transaction else "try again in a moment"
         return _dual(
@@ -116,16 +140,56 @@ def of_statement(
     return _dual(
         RoutingError,
         error,
-        f"{where}: {said}" + (f" [{state}]" if state else ""),
+        f"{where}: {said} [{state}]",
         "PS640",
         todo or "look at the server's log",
+    )
+
+
+def _of_psycopg(error: psycopg.Error, message: str, *, sent: bool) -> ShardError:
+    """What psycopg refused by itself: no server has seen it."""
+    if isinstance(error, psycopg.errors.PipelineAborted):
+        return _dual(RoutingError, error, f"{message}: {_NOT_RUN[0]}", "PS640", _NOT_RUN[1])
+    hint = (
+        "correct the values or the call; the error is psycopg's own, but what came before it in "
+        "the batch or the transaction was sent: roll that back"
+        if sent
+        else "correct the query or its parameters; nothing was sent"
+    )
+    return _dual(RoutingError, error, message, "PS646", hint)
+
+
+_NOT_RUN = (
+    "the pipeline failed at this statement or before it",
+    "this statement did not happen; the first error of the pipeline says why",
+)
+
+
+def unanswered(error: psycopg.Error, *, server: str) -> ShardError:
+    """A pipeline ended before it had an answer for a statement."""
+    return _dual(RoutingError, error, f'server "{server}": {_NOT_RUN[0]}', "PS640", _NOT_RUN[1])
+
+
+def unread(error: psycopg.Error, *, server: str, shard: str | None, stays: bool) -> ShardError:
+    """The statement ran, and Python has no value for something that it gave.
+
+    `stays` says that it changed something, and no transaction can take that back.
+    """
+    where = f'server "{server}"' + (f', shard "{shard}"' if shard else "")
+    ran = "the statement ran, and what it changed stays" if stays else "the statement ran"
+    return _dual(
+        RoutingError,
+        error,
+        f"{where}: {ran}, but its rows cannot be read: {_said(error)}",
+        "PS648",
+        "cast the column to text in the statement, or register a psycopg loader for its type",
     )
 
 
 def of_commit(error: psycopg.Error, *, server: str) -> ShardError:
     """What a COMMIT ended with: the one moment at which nobody can know."""
     if not is_lost(error):
-        return of_statement(error, server=server, transaction=True)
+        return of_statement(error, server=server, transaction=True, sent=True)
     return _dual(
         RoutingError,
         error,
@@ -157,6 +221,18 @@ def exhausted(server: str, *, size: int, timeout: float) -> ShardError:
         f'all {size} connections to server "{server}" were in use for {timeout:g} s',
         "PS636",
         "nothing was sent; raise `max_size`, or hold connections for a shorter time",
+    )
+
+
+def too_old(topology: str, coordinator: str, *, age: float) -> ShardError:
+    """The map could not be read for so long that nobody may go by it."""
+    return _dual(
+        RoutingError,
+        psycopg.OperationalError(""),
+        f'the shard map of topology "{topology}" could not be refreshed for {age:.0f} s, longer '
+        "than map_max_stale allows",
+        "PS631",
+        f'bring the coordinator "{coordinator}" back; nothing was sent',
     )
 
 

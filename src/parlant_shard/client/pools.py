@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import psycopg
+from psycopg.abc import AdaptContext
 from psycopg.pq import PipelineStatus
 from psycopg_pool import (
     AsyncConnectionPool,
@@ -132,11 +133,21 @@ def _told(base: Any, attempts: _Attempts) -> Any:
     return Sync
 
 
-def _settings(topology: Topology, server: str, options: Options, kind: Any) -> dict[str, Any]:
+def _settings(
+    topology: Topology,
+    server: str,
+    options: Options,
+    kind: Any,
+    context: AdaptContext | None = None,
+) -> dict[str, Any]:
     return {
         "conninfo": conninfo_of(topology, server, options),
         "connection_class": kind,
-        "kwargs": {"autocommit": True, "prepare_threshold": options.prepare_threshold},
+        "kwargs": {
+            "autocommit": True,
+            "prepare_threshold": options.prepare_threshold,
+            "context": context,
+        },
         "min_size": options.min_size,
         "max_size": options.max_size,
         "timeout": options.timeout,
@@ -164,10 +175,15 @@ def _waited(
 
 
 class Pools:
-    """The pools of a synchronous router. Thread-safe."""
+    """The pools of a synchronous router. Thread-safe.
 
-    def __init__(self, topology: Topology, options: Options) -> None:
-        self._topology, self._options = topology, options
+    `context` has the adapters of their connections; without it they are psycopg's global ones.
+    """
+
+    def __init__(
+        self, topology: Topology, options: Options, *, context: AdaptContext | None = None
+    ) -> None:
+        self._topology, self._options, self._context = topology, options, context
         self._pools: dict[str, tuple[ConnectionPool[Any], _Attempts]] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -215,7 +231,7 @@ class Pools:
                 attempts = _Attempts()
                 kind = _told(psycopg.Connection, attempts)
                 pool: ConnectionPool[Any] = ConnectionPool(
-                    **_settings(self._topology, server, self._options, kind)
+                    **_settings(self._topology, server, self._options, kind, self._context)
                 )
                 pool.open()
                 self._pools[server] = (pool, attempts)

@@ -19,6 +19,7 @@ from typing import Protocol
 import psycopg
 
 from parlant_shard import db, mapstore
+from parlant_shard.client import failures
 from parlant_shard.errors import RoutingError, ShardError
 from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.shardmap import UNKNOWN_FORMAT, ShardMap
@@ -193,12 +194,7 @@ class StoredMap:
             raise RoutingError(unread.message, code=unread.code, hint=unread.hint)
         age = time.monotonic() - self._confirmed
         if age > self._max_stale:
-            raise RoutingError(
-                f'the shard map of topology "{self._topology.name}" could not be refreshed for '
-                f"{age:.0f} s, longer than map_max_stale allows",
-                code="PS631",
-                hint=f'bring the coordinator "{self._topology.coordinator}" back; nothing was sent',
-            )
+            raise failures.too_old(self._topology.name, self._topology.coordinator, age=age)
         return found
 
     def refresh(self) -> ShardMap:

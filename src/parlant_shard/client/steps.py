@@ -28,7 +28,10 @@ from parlant_shard.client.lookups import LookupCache, probes
 from parlant_shard.client.options import RowFactory
 from parlant_shard.client.result import Answer, joined
 from parlant_shard.errors import ShardError
-from parlant_shard.router.rewrite import key_text, rewrite
+from parlant_shard.router import placeholders
+from parlant_shard.router.model import Refusal
+from parlant_shard.router.query import Query
+from parlant_shard.router.rewrite import key_text, refused, rewrite
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget, Unroutable
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.sqlfiles import queries
@@ -50,7 +53,7 @@ _KEY_DETAIL = re.compile(r"\(([^(),]+)\)=\((.*)\)", re.S)
 class Call:
     """A statement as the application gave it, and how psycopg should run it."""
 
-    sql: str
+    sql: Query
     params: Params = None
     row_factory: RowFactory | None = None
     prepare: bool | None = None
@@ -72,7 +75,12 @@ class Context:
 
     def named(self, shard_map: ShardMap) -> str | None:
         """The workspace as the map spells it: a uuid has many spellings."""
-        return None if self.workspace is None else key_text(self.workspace, shard_map.key_type)
+        if self.workspace is None:
+            return None
+        try:
+            return key_text(self.workspace, shard_map.key_type)
+        except Refusal as refusal:  # of a type that no workspace has
+            raise Unroutable(refused("", refusal)) from None
 
     def home(self, shard_map: ShardMap) -> tuple[str, str | None] | None:
         """The server and shard of the workspace, None where there is none or nobody placed it."""
@@ -278,6 +286,34 @@ def _stay(route: Route, target: RouteTarget, context: Context) -> None:
     )
 
 
+# What PostgreSQL's protocol can count; psycopg would find out with a connection in its hands.
+_MOST_PARAMETERS = 65_535
+
+
+def check_count(params: Params, route: Route | None = None) -> None:
+    """Raise Unroutable (PS647) if a statement has more parameters than can be sent."""
+    count = 0 if params is None else len(params)
+    if count <= _MOST_PARAMETERS:
+        return
+    if isinstance(params, Mapping):
+        if route is None:
+            return  # which of them the text names is known later
+        count = _named_parameters(route)
+        if count <= _MOST_PARAMETERS:
+            return
+    raise failures.refused(
+        route or Route(kind=Kind.REFUSED),
+        "PS647",
+        f"the statement has {count:,} parameters, and PostgreSQL takes {_MOST_PARAMETERS:,}",
+        "nothing was sent; send fewer rows at a time, use executemany or COPY, or give a list as "
+        "one parameter: = ANY(%s)",
+    )
+
+
+def _named_parameters(route: Route) -> int:
+    return max(placeholders.read(t.sql, percent=True).numbers for t in route.targets)
+
+
 # --- running --------------------------------------------------------------------------------------
 
 
@@ -286,10 +322,12 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
     refreshed = False
     near = True
     waits = _Waits()
+    check_count(call.params)
     while True:
         shard_map = core.current()
         route = yield from routed(core, shard_map, call, context)
         targets = placed(route, context, shard_map, near=near)
+        check_count(targets[0].params, route)
         try:
             answers = yield Run(route, targets, call)
             answer = joined(answers)
@@ -333,7 +371,14 @@ def _nothing_held_back(route: Route, call: Call, context: Context) -> Generator[
         raise failures.held_back(route)
 
 
-def failure(error: psycopg.Error, target: RouteTarget, route: Route, context: Context) -> Exception:
+def failure(
+    error: psycopg.Error,
+    target: RouteTarget,
+    route: Route,
+    context: Context,
+    *,
+    sent: bool = False,
+) -> Exception:
     """The client's error for a statement of a route."""
     several = len(route.targets) > 1
     return failures.of_statement(
@@ -342,6 +387,7 @@ def failure(error: psycopg.Error, target: RouteTarget, route: Route, context: Co
         shard=None if several else target.shard,
         writes=route.writes,
         transaction=context.transaction,
+        sent=sent,
     )
 
 

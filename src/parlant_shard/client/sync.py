@@ -22,11 +22,14 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    own_cursor,
     threads_for,
 )
 from parlant_shard.client.options import RowFactory
+from parlant_shard.client.pipelines import Pipeline
 from parlant_shard.client.pools import Connection as Real
 from parlant_shard.client.pools import Pools, is_alive
+from parlant_shard.client.prepared import Doubted, is_obsolete
 from parlant_shard.client.result import NOT_YET, NOTHING, Answer, Result
 from parlant_shard.client.steps import (
     UNSURE,
@@ -37,10 +40,12 @@ from parlant_shard.client.steps import (
     Pause,
     Refresh,
     Run,
+    check_count,
     executed,
     placed,
     routed,
 )
+from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params, Route, RouteTarget
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
@@ -91,7 +96,7 @@ class Router(Routing):
 
     def resolve(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -103,7 +108,7 @@ class Router(Routing):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         workspace: str | None = None,
@@ -121,7 +126,7 @@ class Router(Routing):
 
     def executemany(
         self,
-        sql: str,
+        sql: Query,
         params_seq: Iterable[Params],
         *,
         workspace: str | None = None,
@@ -158,13 +163,13 @@ class Router(Routing):
             yield connection
 
     def copy(
-        self, sql: str, params: Params = None, *, workspace: str | None = None
+        self, sql: Query, params: Params = None, *, workspace: str | None = None
     ) -> AbstractContextManager[psycopg.Copy]:
         """COPY a table of a workspace: `with router.copy("COPY t FROM STDIN", workspace=w)`."""
         return self._copied(sql, params, workspace)
 
     @contextmanager
-    def _copied(self, sql: str, params: Params, workspace: str | None) -> Iterator[psycopg.Copy]:
+    def _copied(self, sql: Query, params: Params, workspace: str | None) -> Iterator[psycopg.Copy]:
         with self._connection(workspace) as connection, connection.copy(sql, params) as copy:
             yield copy
 
@@ -216,6 +221,7 @@ class Connection(Bound):
         self.router = router
         self._real: tuple[str, Real] | None = None
         self._pipeline: psycopg.Pipeline | None = None
+        self._doubted: Doubted | None = None  # what the pipeline prepares
         self._begin: Callable[[Real], None] | None = None
         self.lock = threading.RLock()
 
@@ -235,7 +241,7 @@ class Connection(Bound):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -244,7 +250,7 @@ class Connection(Bound):
         return self.run(Call(sql=sql, params=params, prepare=prepare, binary=binary))
 
     def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Result:
         """Run a statement with many sets of parameters, all of one shard, in one transaction."""
         with self.lock:
@@ -254,11 +260,15 @@ class Connection(Bound):
                 return Result(NOTHING)
             if self.context.transaction:
                 return Result(self._many(work, returning=returning))
+
+            def alone() -> Result:
+                with self.transaction():
+                    return Result(self._many(work, returning=returning))
+
             if work.route.held is not None:
                 self.context.elsewhere = work.target.server
             try:
-                with self.transaction():
-                    return Result(self._many(work, returning=returning))
+                return self._twice(alone)
             finally:
                 self.context.elsewhere = None
 
@@ -267,18 +277,19 @@ class Connection(Bound):
         real = self.real(target.server, target.shard)
         answers = []
         try:
-            for text, params in work.groups:
-                self.admit(real, work.route)
-                cursor = self._cursor(real, work.route, None)
-                cursor.executemany(text, params, returning=returning)
-                answers.append(batch.collected_many(cursor, returning=returning))
+            with Doubted(real):
+                for text, params in work.groups:
+                    self.admit(real, work.route)
+                    cursor = self._cursor(real, work.route, None)
+                    cursor.executemany(text, params, returning=returning)
+                    answers.append(batch.collected_many(cursor, returning=returning))
         except psycopg.Error as error:
             if failures.is_stale(error):
                 self.router.refresh()
-            raise self.failed(error, target, work.route) from error
+            raise self.failed(error, target, work.route, sent=True) from error
         return batch.together(answers)
 
-    def resolve(self, sql: str, params: Params = None) -> Route:
+    def resolve(self, sql: Query, params: Params = None) -> Route:
         """Say where a statement would go; an id that decides is looked up on the shards."""
         with self.lock:
             call = Call(sql=sql, params=params)
@@ -287,7 +298,12 @@ class Connection(Bound):
     def run(self, call: Call) -> Result:
         with self.lock:
             self.check_open()
-            answer = self.perform(executed(self.core, call, self.context))
+            try:
+                answer = self.perform(executed(self.core, call, self.context))
+            except BaseException as error:
+                if self._doubted is not None:  # of whichever statement of the pipeline it is
+                    self._doubted.failed(error)
+                raise
             return answer if isinstance(answer, Result) else Result(answer)
 
     def cursor(
@@ -303,7 +319,7 @@ class Connection(Bound):
             return Cursor(self, factory)
         return ServerCursor(self, name, factory, scrollable=scrollable)
 
-    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+    def copy(self, sql: Query, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
         """COPY … FROM STDIN or TO STDOUT of a table of the workspace, or of a query."""
         return copying.copied(self, sql, params)
 
@@ -377,7 +393,7 @@ class Connection(Bound):
             raise self.not_committed(error) from error
 
     @contextmanager
-    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+    def pipeline(self) -> Iterator[Pipeline]:
         """Send statements without waiting for each answer; results are read when asked for."""
         with self.lock:
             self.check_open()
@@ -387,23 +403,24 @@ class Connection(Bound):
             real = self.real(server, shard)
             context.pin(server, shard)
         try:
-            with self.block(real.pipeline()) as pipeline:
-                outer, self._pipeline = self._pipeline, pipeline
+            with Doubted(real) as doubted, self.block(real.pipeline()) as pipeline:
+                outer = self._pipeline, self._doubted
+                self._pipeline, self._doubted = pipeline, doubted
                 try:
-                    yield pipeline
+                    yield Pipeline(pipeline, doubted, self.translated)
                 finally:
-                    self._pipeline = outer
+                    self._pipeline, self._doubted = outer
         finally:
             if not before:
                 context.unpin()
 
     @contextmanager
-    def block(self, manager: AbstractContextManager[T]) -> Iterator[T]:
+    def block(self, manager: AbstractContextManager[T], *, shard: str | None = None) -> Iterator[T]:
         """Enter a block of psycopg's. Its own errors are translated, those of the body pass."""
         try:
             given = manager.__enter__()
         except psycopg.Error as error:
-            raise self.translated(error) from error
+            raise self.translated(error, shard=shard) from error
         try:
             yield given
         except BaseException as error:
@@ -413,7 +430,7 @@ class Connection(Bound):
             try:
                 manager.__exit__(None, None, None)
             except psycopg.Error as error:
-                raise self.translated(error) from error
+                raise self.translated(error, shard=shard, sent=True) from error
 
     # --- carrying out commands -------------------------------------------------------------------
 
@@ -448,7 +465,19 @@ class Connection(Bound):
                 time.sleep(seconds)
         return None
 
+    def _twice(self, work: Callable[[], T]) -> T:
+        """Do it; once more if the server refused what was prepared, and no transaction goes on."""
+        try:
+            return work()
+        except psycopg.Error as error:
+            if self.context.transaction or self.context.pinned or not is_obsolete(error):
+                raise
+        return work()
+
     def _one(self, target: RouteTarget, route: Route, call: Call) -> Answer:
+        return self._twice(lambda: self._once(target, route, call))
+
+    def _once(self, target: RouteTarget, route: Route, call: Call) -> Answer:
         real = self.real(target.server, target.shard)
         if self.context.everything and not self.context.transaction:
             real.read_only = True
@@ -464,7 +493,7 @@ class Connection(Bound):
         """Run one of several targets, on a connection of its own."""
         real = self.router.pools.acquire(target.server)
         try:
-            return self._sent(real, target, route, call)
+            return self._twice(lambda: self._sent(real, target, route, call))
         except psycopg.Error as error:
             raise self.failed(error, target, route) from error
         finally:
@@ -474,22 +503,36 @@ class Connection(Bound):
         cursor = self._cursor(real, route, call.row_factory)
         admitted = self.router.wall.wanted(route, self.context)
         apart = admitted is not None and self._pipeline is None
-        with real.pipeline() if apart else nullcontext():
+        with Doubted(real), real.pipeline() if apart else nullcontext():
             if admitted is not None:
                 RawCursor(real).execute(*self.router.wall.statement(admitted))
             cursor.execute(target.sql, target.params, prepare=call.prepare, binary=call.binary)
         if admitted is not None:
             self.context.admitted = admitted
         if self._pipeline is not None:
-            later: Any = _Later(cursor, lambda error: self.failed(error, target, route))
+            doubted = self._doubted
+
+            def failed(error: BaseException) -> Exception | None:
+                if doubted is not None:
+                    doubted.failed(error)
+                if not isinstance(error, psycopg.Error):
+                    return None
+                return self.not_read(error, target, route, answered=batch.has_answered(cursor))
+
+            later: Any = _Later(cursor, failed)
             return later  # type: ignore[no-any-return]  # run() gives it out as it is
-        return batch.collected(cursor, cursor.fetchall() if batch.has_rows(cursor) else None)
+        try:
+            rows = cursor.fetchall() if batch.has_rows(cursor) else None
+        except psycopg.Error as error:
+            raise self.not_read(error, target, route, answered=True) from error
+        return batch.collected(cursor, rows)
 
     def admit(self, real: Real, route: Route) -> None:
         """Let a transaction see what a statement is about that no pipeline can carry."""
         admitted = self.router.wall.wanted(route, self.context)
         if admitted is not None:
-            RawCursor(real).execute(*self.router.wall.statement(admitted))
+            # Never by a name: a COPY is not sent again if the server lost it.
+            RawCursor(real).execute(*self.router.wall.statement(admitted), prepare=False)
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
@@ -498,12 +541,16 @@ class Connection(Bound):
         if not context.pinned:
             self._release()
 
+        def rows(real: Real, server: str) -> list[Any]:
+            with Doubted(real):
+                return own_cursor(real.cursor()).execute(on[server], params).fetchall()  # type: ignore[no-any-return]
+
         def ask(server: str) -> list[Any]:
             if context.pinned and self._real is not None and self._real[0] == server:
-                return self._real[1].cursor().execute(on[server], params).fetchall()
+                return rows(self._real[1], server)
             real = self.router.pools.acquire(server)
             try:
-                return real.execute(on[server], params).fetchall()
+                return self._twice(lambda: rows(real, server))
             finally:
                 self.router.pools.release(server, real)
 
@@ -559,7 +606,7 @@ class Connection(Bound):
 class _Later(Result):
     """A result that a pipeline has not answered yet: reading it waits for it."""
 
-    def __init__(self, cursor: Any, failed: Callable[[psycopg.Error], Exception]) -> None:
+    def __init__(self, cursor: Any, failed: Callable[[BaseException], Exception | None]) -> None:
         super().__init__(NOT_YET)
         self._cursor: Any = cursor
         self._failed = failed
@@ -569,8 +616,11 @@ class _Later(Result):
             cursor, self._cursor = self._cursor, None
             try:
                 self._answer = batch.collected(cursor, batch.rows_of(cursor))
-            except psycopg.Error as error:
-                raise self._failed(error) from error
+            except BaseException as error:
+                told = self._failed(error)
+                if told is None:
+                    raise
+                raise told from error
         return self._answer
 
 
@@ -586,7 +636,7 @@ class Cursor(Described):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Params = None,
         *,
         prepare: bool | None = None,
@@ -605,12 +655,12 @@ class Cursor(Described):
         return self
 
     def executemany(
-        self, sql: str, params_seq: Iterable[Params], *, returning: bool = False
+        self, sql: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         self._check()
         self._result = self.connection.executemany(sql, params_seq, returning=returning)
 
-    def copy(self, sql: str, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
+    def copy(self, sql: Query, params: Params = None) -> AbstractContextManager[psycopg.Copy]:
         self._check()
         return self.connection.copy(sql, params)
 
@@ -658,7 +708,7 @@ class ServerCursor(ServerDescribed):
         super().__init__(name, row_factory, scrollable=scrollable)
         self.connection = connection
 
-    def execute(self, sql: str, params: Params = None) -> ServerCursor:
+    def execute(self, sql: Query, params: Params = None) -> ServerCursor:
         connection = self.connection
         with connection.lock:
             self.close()
@@ -667,9 +717,11 @@ class ServerCursor(ServerDescribed):
                 raise needs_transaction(self.name)
             core = connection.core
             shard_map = core.current()
+            check_count(params)
             call = Call(sql=sql, params=params)
             route = connection.perform(routed(core, shard_map, call, context))
             (target,) = placed(route, context, shard_map)
+            check_count(target.params, route)
             real = connection.real(target.server, target.shard)
             self._do(lambda: connection.admit(real, route))
             kind: Any = RawServerCursor if route.numbered else psycopg.ServerCursor

@@ -593,7 +593,7 @@ class Analysis:
             raise Refusal(
                 "PS603",
                 f'there is no table "{where}" in the shard map',
-                f'tables are in the schema "{self.map.namespace}"',
+                self._elsewhere(node, schema),
             )
         spec = self.map.tables.get(name)
         if spec is None:
@@ -622,15 +622,35 @@ class Analysis:
         self.refs.append(ref)
         return ref
 
+    def _elsewhere(self, node: Node, schema: str | None) -> str:
+        """What to do about a table of another database or schema."""
+        if "catalogname" in node:
+            return "leave the name of the database out"
+        if schema == "parlant_shard":
+            return "the tool's own tables are not routed: ask the server directly"
+        return (
+            f'a router knows the tables of the schema "{self.map.namespace}" alone; ask for others '
+            "directly, on a connection of your own"
+        )
+
     def _known(self, name: str) -> str:
         for table, spec in self.map.tables.items():
             if spec.kind == "sharded" and any(
                 self.map.physical(table, shard) == name for shard in self.map.shards
             ):
                 return f'name the table as the application knows it: "{table}"'
-        if name.endswith("_global"):
-            return "name the table itself and ask for all workspaces explicitly"
-        return "check the spelling (quoted names keep their case), or apply the topology first"
+        if name.endswith("_global") and name.removesuffix("_global") in self.map.tables:
+            return (
+                f'name the table itself, "{name.removesuffix("_global")}", and ask for all '
+                "workspaces: router.all_workspaces(), or --all"
+            )
+        same = sorted(t for t in self.map.tables if t.lower() == name.lower())
+        if same:
+            return f'write it as it was created, in quotes if it has capitals: "{same[0]}"'
+        return (
+            "check the spelling; if the table is new, add it to the schema of the topology and "
+            "run `parlant-shard apply`"
+        )
 
     def _item(self, ref: Ref) -> Item:
         columns = tuple(c.name for c in ref.spec.columns)

@@ -159,11 +159,19 @@ class Columns:
     def _cut_schema(self, names: list[str], node: Node, scope: Scope) -> None:
         """`public.t.c`: the table has an alias on the shard, so the schema goes."""
         if len(names) != 2 or names[0] != self.map.namespace:
-            raise Refusal("PS603", f'unknown name "{".".join(names)}"', "name the table alone")
+            raise Refusal(
+                "PS603",
+                f'unknown name "{".".join(names)}"',
+                "write the column with the alias of its table, without database or schema",
+            )
         item = named(scope, names[1])
         if item is None or item.ref is None or item.ref.alias is not None:
             raise Refusal(
-                "PS603", f'"{".".join(names)}" is not in FROM', "use the alias, without a schema"
+                "PS603",
+                f'"{".".join(names)}" is not in FROM',
+                "use the alias, without a schema"
+                if item is not None
+                else "add the table to FROM, or correct the name",
             )
         first = self.tokens.at(node["location"])
         self.schema_names.append((self.tokens.start(first), self.tokens.start(first + 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from parlant_shard.router.model import Constant, Id, Param, Refusal, Term, Works
 from parlant_shard.router.parsing import PARAM, scan
 from parlant_shard.router.placeholders import Style
 from parlant_shard.router.prove import Invariant, Unproven, prove
+from parlant_shard.router.query import Query, query_text
 from parlant_shard.router.route import Kind, Lookup, Params, Route, RouteTarget
 from parlant_shard.router.splice import (
     KEY_CASTS,
@@ -36,7 +38,7 @@ _NOBODY = ""  # no workspace has the empty name, so its condition matches nothin
 
 
 def rewrite(
-    sql: str,
+    sql: Query,
     *,
     shard_map: ShardMap,
     workspace: str | None = None,
@@ -52,7 +54,11 @@ def rewrite(
     to any shard, as a tenant that has no rows. Raises nothing for a statement: what cannot be
     proved is a Route of kind REFUSED.
     """
-    body, comment = _split_comment(sql, params)
+    try:
+        text = query_text(sql)
+    except Refusal as refusal:
+        return refused("", refusal)
+    body, comment = _split_comment(text, params)
     given = (
         Given.NOTHING
         if params is None
@@ -64,23 +70,24 @@ def rewrite(
     try:
         found = template(catalogue, body, given)
     except RecursionError:
-        return _refused("", _TOO_DEEP)
+        return refused("", _TOO_DEEP)
     if isinstance(found, Refused):
-        return _refused(found.statement, Refusal(found.code, found.reason, found.hint))
+        return refused(found.statement, Refusal(found.code, found.reason, found.hint))
     call = _Call(found, shard_map, catalogue, params, comment, body, given)
     try:
         call.check_params()
         return call.route(workspace, all_workspaces=all_workspaces, absent=absent)
     except Refusal as refusal:
-        return _refused(found.statement, refusal, writes=found.writes)
+        return refused(found.statement, refusal, writes=found.writes)
     except RecursionError:
-        return _refused(found.statement, _TOO_DEEP, writes=found.writes)
+        return refused(found.statement, _TOO_DEEP, writes=found.writes)
 
 
 _TOO_DEEP = Refusal("PS619", "the statement is nested too deeply", "split it")
 
 
-def _refused(statement: str, refusal: Refusal, *, writes: bool = False) -> Route:
+def refused(statement: str, refusal: Refusal, *, writes: bool = False) -> Route:
+    """The route of a statement that goes nowhere."""
     return Route(
         kind=Kind.REFUSED,
         statement=statement,
@@ -486,17 +493,30 @@ class _Call:
         return None, look, unknown
 
     def _no_workspace(self, table: str, *, unknown: bool) -> Refusal:
-        if unknown:
+        if unknown and self.params is None:
             return Refusal(
                 "PS608",
                 f'the workspace of "{table}" is a parameter, and no values were given',
                 "give the parameters, or the workspace",
             )
+        if unknown:
+            return Refusal(
+                "PS608",
+                f'the workspace of "{table}" is compared with an array that is no list',
+                "give the workspaces in a list, or give the workspace",
+            )
+        key = self.map.key
+        row = ", or the id of one row," if self.map.lookup else ""
+        hint = (
+            f'give the workspace, or name "{key}" among the columns, with one value for all rows'
+            if self.t.inserts
+            else f'give the workspace, or require that "{key}"{row} equals a value, joined to the '
+            "rest by AND: a range, an OR or an expression does not name one"
+        )
+        if not self.t.writes and not self.t.locks:
+            hint += "; to read all workspaces: router.all_workspaces(), or --all"
         return Refusal(
-            "PS608",
-            f'nothing says which workspace the rows of "{table}" belong to',
-            f'give the workspace, or compare "{self.map.key}" (or the id of a row) with a value '
-            "in WHERE; for a read of all workspaces ask for it explicitly",
+            "PS608", f'nothing says which workspace the rows of "{table}" belong to', hint
         )
 
     def _lookup(self, lookups: list[Lookup], named: list[str]) -> Route:
@@ -504,7 +524,8 @@ class _Call:
             raise Refusal(
                 "PS608",
                 "the statement names several rows, which may belong to different workspaces",
-                "give the workspace",
+                "give the workspace to the call (workspace=…, or --workspace): a condition on one "
+                "table says nothing of the other's rows",
             )
         if not self.map.lookup:
             raise Refusal(
@@ -645,6 +666,13 @@ class _Call:
 
 def key_text(value: Any, key_type: str) -> str:
     """A value of the distribution key as the map spells it. Raises Refusal (PS620)."""
+    if isinstance(value, Enum):
+        if not isinstance(value, str | int):
+            # psycopg would send its name, and its text is another one again.
+            raise Refusal(
+                "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its value"
+            )
+        value = value.value  # as psycopg sends it
     if isinstance(value, bytes | bytearray | memoryview | list | tuple | dict | set):
         raise Refusal(
             "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its name"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import psycopg
+
 from parlant_shard.errors import RoutingError
 
 FORMAT_VERSION = 1
@@ -115,7 +117,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-class Unroutable(RoutingError):
+class Unroutable(RoutingError, psycopg.ProgrammingError):
     """A statement that was refused; `route` says why. Nothing was sent."""
 
     def __init__(self, route: Route) -> None:

@@ -405,7 +405,8 @@ def _check_mixture(analysis: Analysis, target: Ref | None) -> None:
             "PS615",
             f'"{kinds["host"]}" is on the coordinator only and cannot be joined with '
             f'"{kinds["sharded"]}"',
-            "declare it `kind: reference`, or read the two in two statements",
+            f'use the two in two statements; or declare "{kinds["host"]}" as `kind: reference` in '
+            "the topology and apply it, if every workspace may read all of its rows",
         )
     held = next((r for r in analysis.refs if r.shared and r.role in {"update", "delete"}), None)
     if held is not None and any(r is not held and r.role != "from" for r in analysis.refs):
