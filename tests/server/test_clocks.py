@@ -9,6 +9,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import clocks
@@ -27,8 +28,12 @@ SAMPLE = (
 def test_servers_follow_the_clock_of_the_suite(clusters: Clusters) -> None:
     with clusters.get(0).connect() as connection:
         row = connection.execute("SELECT now() AT TIME ZONE 'UTC'").fetchone()
-    assert row is not None
-    assert abs(row[0] - clocks.now()) < timedelta(minutes=5)
+        assert row is not None
+        assert abs(row[0] - clocks.now()) < timedelta(minutes=5)
+        # Nothing of ours waits without a limit, and so the limits must hold by any clock.
+        connection.execute("SET statement_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT pg_sleep(20)")
 
 
 @pytest.mark.skipif(
