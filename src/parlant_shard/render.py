@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -79,7 +80,7 @@ def status_text(found: Mapping[str, Any]) -> str:
     if found["horizons"]:
         parts.append(
             table(
-                ["table", "shard", "partitions", "inserts fail from", "in days", ""],
+                ["table", "shard", "partitions", "inserts fail from (UTC)", "in days", ""],
                 [[h["table"], h["shard"], h["partitions"], *_reach(h)] for h in found["horizons"]],
             )
         )
@@ -99,7 +100,7 @@ def status_text(found: Mapping[str, Any]) -> str:
     else:
         parts.append(
             f"Last run: {run_['command']} {run_['state']}, {run_['steps']} steps, "
-            f"{run_['started_at']} by {run_['actor']}"
+            f"{moment(run_['started_at'])} UTC by {run_['actor']}"
             + (f"\n  {run_['detail']}" if run_["detail"] else "")
         )
     return "\n\n".join(parts)
@@ -110,28 +111,40 @@ def _reach(horizon: Mapping[str, Any]) -> tuple[str, str, str]:
     if horizon["until"] is None:
         return "never", "", ""
     if horizon["has_default"]:
-        return "never", "", f"from {horizon['until']} on the default partition takes the rows"
+        until = moment(horizon["until"])
+        return "never", "", f"from {until} UTC on the default partition takes the rows"
     days = f"{horizon['horizon_days']:.1f}"
     low = f"LOW: {horizon['reason'] or 'run maintain'}" if horizon["low"] else ""
-    return horizon["until"], days, low
+    return moment(horizon["until"]), days, low
 
 
 def history_text(past: Mapping[str, Any]) -> str:
     """The runs and the audit trail, newest first, and whether its chain holds."""
-    header = ["started", "finished", "command", "state", "steps", "actor"]
-    keys = ["started_at", "finished_at", *header[2:]]
+    header = ["started (UTC)", "took", "command", "state", "steps", "actor"]
     parts = [
-        table(header, [[r[key] for key in keys] for r in past["runs"]])
+        table(header, [_run_cells(run_) for run_ in past["runs"]])
         if past["runs"]
         else "no run is recorded"
     ]
     if past["audit"]:
-        header = ["row", "at", "command", "result", "objects", "who", "from"]
+        header = ["row", "at (UTC)", "command", "result", "objects", "who", "from"]
         parts.append(table(header, [_audit_cells(row) for row in past["audit"]]))
         chain = past["trail"]
         state = "its chain holds" if chain["ok"] else f"BROKEN at row {chain['broken_at']}"
         parts.append(f"audit trail: {chain['rows']} rows, {state}, head {chain['head'][:16]}")
     return "\n\n".join(parts)
+
+
+def _run_cells(run_: Mapping[str, Any]) -> list[object]:
+    took = ""
+    if run_["finished_at"] is not None:
+        seconds = _parsed(run_["finished_at"]) - _parsed(run_["started_at"])
+        took = f"{seconds.total_seconds():.1f} s"
+    return [
+        moment(run_["started_at"]),
+        took,
+        *(run_[k] for k in ("command", "state", "steps", "actor")),
+    ]
 
 
 def _audit_cells(row: Mapping[str, Any]) -> list[object]:
@@ -141,7 +154,7 @@ def _audit_cells(row: Mapping[str, Any]) -> list[object]:
     where = row["client_address"] or "local socket"
     return [
         row["id"],
-        row["at"],
+        moment(row["at"]),
         row["command"],
         row["result"],
         names,
@@ -170,6 +183,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, body)])
+
+
+def moment(text: str) -> str:
+    """A moment of the JSON output as people read it: in UTC, to the second."""
+    return f"{_parsed(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _parsed(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def size(bytes_: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -82,7 +83,15 @@ def test_every_command_leaves_its_row(world: World, capsys: pytest.CaptureFixtur
     assert found["audit"][0]["id"] == 3
     assert found["trail"] == {"ok": True, "rows": 3, "head": third["hash"], "broken_at": None}
     assert command(world, WHAT, "status", "--history") == 0
-    assert "3 rows, its chain holds" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "3 rows, its chain holds" in text
+    # One moment a row, to the second, and how long a run took: people compare by that.
+    run = text.splitlines()[2]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +\d+\.\d s +apply +done .*", run), run
+    assert not re.search(r"\d:\d\d\.\d", text), text
+    capsys.readouterr()
+    assert command(world, WHAT, "status") == 0
+    assert not re.search(r"\d:\d\d\.\d", capsys.readouterr().out)
 
 
 def test_verify_leaves_its_row(world: World, tmp_path: Path) -> None:

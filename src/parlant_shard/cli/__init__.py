@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code. Every failure becomes one message on stderr."""
     options.json, options.csv, options.verbose = False, False, False
-    options.color = sys.stderr.isatty()
+    options.color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     try:
         result = app(global_options(arguments), standalone_mode=False, prog_name="parlant-shard")
     except TyperException as error:

@@ -106,7 +106,7 @@ def archive_restore(
     again = "" if found.steps else " already"
     typer.echo(
         f'Partition "{found.partition}" of shard "{found.shard}" is {where}{again}: '
-        f"{found.rows} rows, kept until {found.kept_until} UTC."
+        f"{found.rows} rows, kept until {found.kept_until:%Y-%m-%d %H:%M:%S} UTC."
     )
     return Exit.DONE
 

@@ -33,8 +33,8 @@ from parlant_shard.topology import STARTER, json_schema
 def init(
     directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(),
 ) -> None:
-    """Write a commented starter topology."""
-    target = directory / "topology.yaml"
+    """Write a commented starter topology, and the JSON Schema that editors check it with."""
+    target, beside = directory / "topology.yaml", directory / "topology.schema.json"
     if target.exists():
         raise TopologyError(
             f'"{target}" exists already',
@@ -42,11 +42,13 @@ def init(
             hint="remove it, or name another directory",
         )
     directory.mkdir(parents=True, exist_ok=True)
+    # Overwritten, if it is there: it follows the release, and nobody edits it.
+    beside.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     target.write_text(STARTER, encoding="utf-8")
     if options.json:
-        write_json({"file": str(target)})
+        write_json({"file": str(target), "schema": str(beside)})
     else:
-        typer.echo(f"wrote {target}")
+        typer.echo(f"wrote {target} and {beside.name}")
         tell(f"next: parlant-shard plan {target}")
 
 

@@ -115,7 +115,7 @@ class Report:
                 )
             # What another maintainer works on it is about to make.
             if cut.horizon.low and (cut.server, cut.table) not in self.elsewhere:
-                fail = f"will fail from {cut.horizon.until} UTC on"
+                fail = f"will fail from {cut.horizon.until:%Y-%m-%d %H:%M:%S} UTC on"
                 if cut.horizon.until == self.now:
                     fail = "fail, as no partition is there for rows of now"
                 row = self.retired.get((cut.server, cut.table))
@@ -280,7 +280,8 @@ def report_text(report: Report) -> str:
     if lows:
         nearest = min(lows, key=lambda h: h.until or datetime.max)
         assert nearest.left is not None
-        reach = f"; partitions reach until {nearest.until} UTC ({nearest.left.days} days) at least"
+        until = f"{nearest.until:%Y-%m-%d %H:%M:%S} UTC"
+        reach = f"; partitions reach until {until} ({nearest.left.days} days) at least"
     did = "nothing done" if report.failures else "nothing to do"
     if report.done:
         did = f"{report.done} steps done in {report.seconds:.1f} s"

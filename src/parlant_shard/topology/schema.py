@@ -6,8 +6,10 @@ from typing import Any
 
 from parlant_shard.topology.model import Topology
 
+# The file of this name in the repository; a test says that it is what `schema` prints.
 SCHEMA_ID = (
-    "https://raw.githubusercontent.com/parlant-shard/parlant-shard/main/topology/schema.json"
+    "https://raw.githubusercontent.com/parlant-shard/parlant-shard/main/topology/"
+    "topology.schema.json"
 )
 
 
