@@ -236,7 +236,8 @@ class Executor(ABC):
         hint = db.SELF_CONTAINED.replace("…, ", f"{canonical.quote(namespace)}, ")
         with suppress(psycopg.Error, ShardError):
             connection = self._connection(server)
-            for row in connection.execute(searchpath.refused(namespace)).fetchall():
+            left_out = connection.execute(searchpath.refused(namespace)).fetchall()
+            for row in left_out:
                 roles = ", ".join(
                     "PUBLIC" if r == "PUBLIC" else canonical.quote(r) for r in row["roles"]
                 )
@@ -245,7 +246,7 @@ class Executor(ABC):
                     f"{roles} may create in it, or owns functions or operators there (REVOKE "
                     f"CREATE ON SCHEMA {canonical.quote(row['schema'])} FROM {roles})"
                 )
-            if connection.info.server_version >= 170_000:
+            if not left_out and connection.info.server_version >= 170_000:
                 hint += (
                     "; PostgreSQL 17 and later evaluate functions of an index with pg_catalog "
                     "alone, whoever builds it"

@@ -82,6 +82,7 @@ def stray(world: World, moment: str = "now()") -> None:
 
 
 def errors(report: Report) -> list[str]:
+    assert not report.failures
     return [f"{f.check}: {f.detail}" for f in report.findings]
 
 
