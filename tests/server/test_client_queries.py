@@ -259,6 +259,7 @@ def test_rows_that_python_cannot_hold_are_told_from_what_did_not_happen(
 @pytest.mark.parametrize(
     "text",
     [
+        "COPY (SELECT 1 / size FROM item) TO STDOUT",  # in the middle of the stream
         "COPY (SELECT missing FROM item) TO STDOUT",
         "COPY item (size) FROM STDIN",
     ],
@@ -275,6 +276,23 @@ def test_errors_of_copy_name_the_server_and_the_shard(router: Any, text: str) ->
         copied()
     assert isinstance(refused.value, ShardError)
     assert str(refused.value).startswith('server "east", shard "s2": ')
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_an_error_of_another_connection_in_a_copy_stays_what_it_is(
+    router: Any, world: World, read: bool
+) -> None:
+    def copied() -> None:
+        with (
+            psycopg.connect(world.dsn("core")) as other,
+            router.copy("COPY account (name) TO STDOUT", workspace="acme") as copy,
+        ):
+            assert not read or list(copy)
+            other.execute("SELECT 1 / 0")
+
+    with pytest.raises(psycopg.errors.DivisionByZero) as refused:
+        copied()
+    assert not isinstance(refused.value, ShardError)
 
 
 def test_an_error_of_a_copy_into_a_reference_table_names_the_coordinator(router: Any) -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from parlant_shard.client import copytext, failures
 from parlant_shard.client.bound import own_cursor
-from parlant_shard.client.copying import generated_columns, several
+from parlant_shard.client.copying import generated_columns, several, streamed
 from parlant_shard.client.steps import Call, placed, routed
 from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params
@@ -46,7 +46,8 @@ async def copied(
             statement = copytext.out_text(targets[0], copy.options)
             copied_ = real.cursor().copy(statement, targets[0].params or None)
             async with connection.block(copied_, shard=targets[0].shard) as stream:
-                yield stream
+                with streamed(connection, real, targets[0].shard):
+                    yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
     (target,) = placed(route, context, shard_map)
@@ -54,7 +55,8 @@ async def copied(
         real = await connection.real(target.server)
         into = copytext.direct(copy, shard_map)
         async with connection.block(real.cursor().copy(into)) as stream:
-            yield stream
+            with streamed(connection, real, None):
+                yield stream
         return
     workspace = context.named(shard_map)
     assert workspace is not None
@@ -76,7 +78,8 @@ async def copied(
         except psycopg.Error as error:
             raise connection.translated(error) from error
         async with connection.block(cursor.copy(staging.copy)) as stream:
-            yield stream
+            with streamed(connection, real, target.shard):
+                yield stream
         try:
             if staging.check is not None:
                 await cursor.execute(staging.check)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from parlant_shard.client import copytext, failures
-from parlant_shard.client.bound import own_cursor
+from parlant_shard.client.bound import Bound, own_cursor
 from parlant_shard.client.steps import Call, placed, routed
+from parlant_shard.errors import ShardError
 from parlant_shard.router.query import Query
 from parlant_shard.router.route import Params
 from parlant_shard.shardmap import ShardMap
@@ -42,7 +43,10 @@ def copied(connection: Connection, text: Query, params: Params) -> Iterator[psyc
                 raise connection.translated(error) from error
             statement = copytext.out_text(targets[0], copy.options)
             copied_ = real.cursor().copy(statement, targets[0].params or None)
-            with connection.block(copied_, shard=targets[0].shard) as stream:
+            with (
+                connection.block(copied_, shard=targets[0].shard) as stream,
+                streamed(connection, real, targets[0].shard),
+            ):
                 yield stream
         return
     route = copytext.in_route(copy, shard_map, context)
@@ -50,7 +54,7 @@ def copied(connection: Connection, text: Query, params: Params) -> Iterator[psyc
     if target.shard is None:
         real = connection.real(target.server)
         into = copytext.direct(copy, shard_map)
-        with connection.block(real.cursor().copy(into)) as stream:
+        with connection.block(real.cursor().copy(into)) as stream, streamed(connection, real, None):
             yield stream
         return
     workspace = context.named(shard_map)
@@ -76,7 +80,10 @@ def copied(connection: Connection, text: Query, params: Params) -> Iterator[psyc
             cursor.execute(staging.create)
         except psycopg.Error as error:
             raise connection.translated(error) from error
-        with connection.block(cursor.copy(staging.copy)) as stream:
+        with (
+            connection.block(cursor.copy(staging.copy)) as stream,
+            streamed(connection, real, target.shard),
+        ):
             yield stream
         try:
             if staging.check is not None:
@@ -89,6 +96,21 @@ def copied(connection: Connection, text: Query, params: Params) -> Iterator[psyc
             if failures.is_stale(error):
                 connection.router.refresh()
             raise connection.translated(error) from error
+
+
+@contextmanager
+def streamed(connection: Bound, real: Any, shard: str | None) -> Iterator[None]:
+    """Translate what the server says in the middle of a stream. Sends nothing.
+
+    The block may talk to other connections of the application, whose errors are none of ours: if
+    the stream failed, libpq has an error for its connection.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if isinstance(error, ShardError) or not real.pgconn.error_message:
+            raise
+        raise connection.translated(error, shard=shard) from error
 
 
 def several(route: Any) -> Exception:
