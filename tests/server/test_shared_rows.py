@@ -46,11 +46,14 @@ def layout_of(who: Roles, wall: str) -> Layout:
 @pytest.fixture(scope="module")
 def world(
     tmp_path_factory: pytest.TempPathFactory, clusters: Clusters, who: Roles, wall: str
-) -> World:
+) -> Iterator[World]:
     found = lasting_world(tmp_path_factory.mktemp("world"), clusters)
     found.apply(layout_of(who, wall))
     fill(found)
-    return found
+    yield found
+    for dsn in found.dsns.values():  # one of three worlds: a server has few slots
+        clusters.get(0).let_go(dsn)
+    clusters.drop_databases()
 
 
 @pytest.fixture(autouse=True)
