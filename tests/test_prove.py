@@ -40,8 +40,8 @@ MINE = f"{GUARD} OR workspace_id IS NULL"
 # On the coordinator, in a workspace's name and in nobody's; and what is asked after a change.
 HELD = replace(ONE, guarded=(), held={"plan"})
 NOBODY = replace(HELD, params=(), row_params={9}, nobody=True)
-QUESTION = replace(HELD, held=(), question=True)
-QUESTION_OF_NOBODY = replace(NOBODY, held=(), question=True)
+QUESTION = replace(HELD, writable={"user"}, question=True)
+QUESTION_OF_NOBODY = replace(NOBODY, writable={"user"}, question=True)
 
 PROVEN = [
     f"SELECT * FROM (SELECT id, name FROM public.agent_s1 WHERE {GUARD}) AS a",
