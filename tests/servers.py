@@ -103,6 +103,10 @@ class Cluster:
         host, port = self._peer_address
         return make_conninfo(conninfo, host=host, port=port)
 
+    def let_go(self, dsn: str) -> None:
+        """Let a database that was kept be dropped after the test that runs, or the next."""
+        self._databases[database_name(dsn)] = False
+
     def expired(self, *, everything: bool) -> list[str]:
         """Return the databases to drop now."""
         return [name for name, keep in self._databases.items() if everything or not keep]

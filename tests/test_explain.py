@@ -105,3 +105,16 @@ def test_csv_tells_null_from_an_empty_text_in_one_column() -> None:
 def test_a_table_stays_in_its_lines() -> None:
     text = explain.rows_table(["a"], [("two\nlines",), (None,)])
     assert text.splitlines() == ["a", "----------", "two\\nlines", "", "(2 rows)"]
+
+
+def test_the_question_after_a_change_is_shown() -> None:
+    target = RouteTarget(shard=None, server="core", sql="UPDATE t SET n = 1")
+    question = RouteTarget(shard=None, server="core", sql="SELECT 1\nFROM t LIMIT 1", params=["a"])
+    route = Route(kind=Kind.DIRECT, targets=(target,), why=("so",), held="t", question=question)
+    text = explain.route_text(route, target.sql)
+    assert text.endswith(
+        "if it changes no row, the client asks whether it meant rows that it may not change:\n"
+        '  SELECT 1\n  FROM t LIMIT 1\n  params: ["a"]'
+    )
+    assert route.to_data()["question"] == {"sql": question.sql, "params": ["a"]}
+    assert Route(kind=Kind.ANY).to_data()["question"] is None

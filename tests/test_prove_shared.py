@@ -15,8 +15,8 @@ MINE = f"{GUARD} OR workspace_id IS NULL"
 # On the coordinator, in a workspace's name and in nobody's; and what is asked after a change.
 HELD = replace(SHARED, guarded=(), held={"plan"})
 NOBODY = replace(HELD, params=(), row_params={9}, nobody=True)
-QUESTION = replace(HELD, held=(), question=True)
-QUESTION_OF_NOBODY = replace(NOBODY, held=(), question=True)
+QUESTION = replace(HELD, writable={"user"}, question=True)
+QUESTION_OF_NOBODY = replace(NOBODY, writable={"user"}, question=True)
 
 LOOSE = '"plan" without the condition on "workspace_id"'
 NOT_HELD = 'the change of "p" is not held to the tenant'

@@ -160,3 +160,81 @@ def test_a_comment_of_a_tracing_library_does_not_make_a_new_statement() -> None:
     found = route(READ + " /* traceparent='2' */", params=["x"])
     assert template.cache_info().misses == before
     assert found.targets[0].sql.endswith("/* traceparent='2' */")
+
+
+@pytest.mark.parametrize(
+    ("condition", "params", "workspaces"),
+    [
+        ("k.workspace_id = %s", ["ws_a"], ("ws_a",)),
+        ("k.workspace_id = %s OR k.workspace_id IS NULL", ["ws_a"], ("ws_a",)),
+        ("k.workspace_id IS NULL OR k.workspace_id = %s", ["ws_a"], ("ws_a",)),
+        ("k.workspace_id IN (%s, 'ws_b') OR k.workspace_id IS NULL", ["ws_a"], ("ws_a", "ws_b")),
+        ("k.workspace_id = ANY (%s) OR k.workspace_id IS NULL", [["ws_a"]], ("ws_a",)),
+        ("k.workspace_id = 'ws_a' OR k.workspace_id = 'ws_b' OR k.workspace_id IS NULL", None,
+         ("ws_a", "ws_b")),
+        ("k.workspace_id IS NULL", None, ()),
+        ("k.workspace_id = %s OR k.name IS NULL", ["ws_a"], ()),
+        ("k.workspace_id = %s OR w.workspace_id IS NULL", ["ws_a"], ()),
+        ("k.workspace_id = %s OR k.workspace_id IS NOT NULL", ["ws_a"], ()),
+        ("k.workspace_id = %s OR true", ["ws_a"], ()),
+        ("NOT (k.workspace_id = %s)", ["ws_a"], ()),
+        ("k.workspace_id <> %s", ["ws_a"], ()),
+        ("k.name = %s", ["ws_a"], ()),
+        ("k.id = %s", ["ws_a"], ()),
+    ],
+)  # fmt: skip
+def test_a_condition_on_a_reference_table_names_its_workspace_or_nobody(
+    condition: str, params: Any, workspaces: tuple[str, ...]
+) -> None:
+    sql = f"SELECT k.id FROM api_key k, workflow w WHERE {condition}"
+    found = route(sql, params=params, workspace=None)
+    assert (found.kind, found.workspaces) == (Kind.ANY, workspaces), found.reason
+    assert found.targets[0].sql.count("workspace_id IS NULL) ") == 2
+    beside = f"SELECT k.id FROM workflow w LEFT JOIN api_key k ON true WHERE {condition}"
+    if "k.workspace_id IS NULL" in condition:  # also true of what the join did not find
+        assert route(beside, params=params, workspace=None).workspaces == ()
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "question", "values"),
+    [
+        ("UPDATE api_key SET name = $1 WHERE id = $3 RETURNING $2::text", ["n", "r", "i"],
+         "WHERE id = $1", ["i"]),
+        ("UPDATE api_key SET name = %s WHERE id = %s RETURNING %s::text", ["n", "i", "r"],
+         "WHERE id = %s", ["i"]),
+        ("UPDATE api_key SET name = %s", ["n"], "AS api_key  LIMIT 1", []),
+        ("UPDATE api_key SET name = 'a%' WHERE name LIKE 'b%'", None, "LIKE 'b%' LIMIT 1", None),
+        ("DELETE FROM api_key WHERE id = %(i)s", {"i": "x"}, "WHERE id = %(i)s",
+         {"i": "x"}),
+        ("UPDATE api_key AS set SET name = set.id IS DISTINCT FROM 'x' FROM workflow w "
+         "WHERE w.id = $1", ["i"], "WHERE w.id = $2", ["ws_a", "i"]),
+        ("DELETE FROM api_key USING workflow JOIN knowledge_base USING (id)", None,
+         "JOIN (SELECT", ["ws_a", "ws_a"]),
+        ("UPDATE api_key SET name = (SELECT max(w.name) FROM workflow w) WHERE true", None,
+         "AS api_key WHERE true LIMIT 1", None),
+    ],
+)  # fmt: skip
+def test_a_question_has_the_condition_of_its_change_and_no_more(
+    sql: str, params: Any, question: str, values: Any
+) -> None:
+    found = route(sql, params=params)
+    assert found.question is not None, found.reason
+    assert question in found.question.sql
+    assert found.question.params == values
+    assert found.question.sql.startswith("SELECT 1 FROM (SELECT ")
+    assert " SET " not in found.question.sql
+    assert "RETURNING" not in found.question.sql
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM api_key",
+        "INSERT INTO api_key (id) VALUES ('x')",
+        "EXPLAIN DELETE FROM api_key",
+        'UPDATE parlant_agent SET name = (SELECT max(name) FROM "user")',
+    ],
+)
+def test_nothing_else_asks_a_question(sql: str) -> None:
+    assert route(sql).targets
+    assert route(sql).question is None

@@ -55,6 +55,15 @@ def route_text(route: Route, original: str, mark: Callable[[str], str] | None = 
         lines += ["", *marked(original, target.sql, mark)]
         if target.params:
             lines.append(f"  params: {json.dumps(plain(target.params), ensure_ascii=False)}")
+    if route.question is not None:
+        lines += [
+            "",
+            "if it changes no row, the client asks whether it meant rows that it may not change:",
+            *(f"  {line}" for line in route.question.sql.split("\n")),
+        ]
+        if route.question.params:
+            values = json.dumps(plain(route.question.params), ensure_ascii=False)
+            lines.append(f"  params: {values}")
     return "\n".join(lines)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -185,3 +187,72 @@ def test_the_roles_of_the_page_suffice(
     # What tenants ask for.
     said("parlant_maintainer", "workspace", "export", "b", "--out", str(tmp_path / "b.tar"))
     said("parlant_maintainer", "workspace", "purge", "b", "--yes", "--allow", "deletes-data")
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["plain", "signed"])
+def test_copies_with_policies_are_filled_and_go_on_being_written(
+    site: Site, clusters: Clusters, capsys: pytest.CaptureFixture[str], signed: bool
+) -> None:
+    """The owner of the tables reads them for the first copy and writes them as the apply worker.
+
+    No superuser here, whom no policy would hold: what has FORCE could be neither.
+    """
+    if clusters.get(0).major < 16:
+        pytest.skip("only a superuser subscribes on PostgreSQL 15")
+    everywhere, coordinator, subscribers = range(3)
+    isolation: dict[str, Any] = {"rls": True, "role": site.role("parlant_app")}
+    if signed:
+        isolation |= {"signed": True, "key": "0123456789abcdef0123456789abcdef"}
+
+    def what(shards: dict[str, Any], **sections: Any) -> Layout:
+        ddl = SCHEMA + "CREATE TABLE api_key (id text PRIMARY KEY, name text, workspace_id text);"
+        return layout(shards, ddl=ddl, tables={"api_key": {"kind": "reference"}}, **sections)
+
+    one, two = {"s1": ["a"]}, {"s1": ["a"], "s2": ("east", ["b"])}
+    for server in ("core", "east"):
+        site.execute(server, everywhere)
+    site.execute("core", coordinator)
+    site.execute("east", subscribers)
+
+    def apply(layout_: Layout) -> None:
+        assert site.command(layout_, "parlant_owner", "apply", "--yes") == 0, capsys.readouterr()
+        assert site.command(layout_, "parlant_owner", "plan", "--detailed-exitcode") == 0
+
+    def rows(server: str) -> list[Any]:
+        with psycopg.connect(site.dsn(server, "parlant_owner")) as connection:
+            return connection.execute("SELECT * FROM api_key ORDER BY id").fetchall()
+
+    def write(*statements: str) -> None:
+        with psycopg.connect(site.dsn("core", "parlant_owner")) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def arrived() -> None:
+        for _ in range(600):
+            if rows("east") == rows("core"):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"{rows('core')} does not arrive, there is {rows('east')}")
+
+    # Row-level security comes to a live topology, and then a server whose copy is made under it.
+    apply(what(one))
+    write("INSERT INTO api_key VALUES ('k0', 'x', NULL), ('ka', 'x', 'a'), ('kb', 'x', 'b')")
+    apply(what(one, isolation=isolation))
+    apply(what(two, isolation=isolation))
+    arrived()
+    assert len(rows("east")) == 3
+    write(
+        "INSERT INTO api_key VALUES ('kc', 'x', 'b'), ('kd', 'x', NULL)",
+        "UPDATE api_key SET name = 'y' WHERE id IN ('k0', 'kb')",
+        "DELETE FROM api_key WHERE id = 'ka'",
+    )
+    arrived()
+    assert [row[0] for row in rows("east")] == ["k0", "kb", "kc", "kd"]
+    security = "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'api_key'"
+    for server in ("core", "east"):
+        with psycopg.connect(site.dsn(server, "parlant_owner")) as connection:
+            assert connection.execute(security).fetchall() == [(True, False)]
+        with psycopg.connect(site.admin[server]) as connection:
+            connection.execute(f"SET ROLE {site.role('parlant_app')}".encode())
+            found = connection.execute("SELECT id FROM api_key ORDER BY id").fetchall()
+            assert found == [("k0",), ("kd",)]

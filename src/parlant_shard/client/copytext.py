@@ -219,6 +219,13 @@ def in_route(copy: CopyIn, shard_map: ShardMap, context: Context) -> Route:
             "PS622", "a change of all workspaces is not routed", "change one workspace at a time"
         )
     if copy.about.kind == "reference":
+        if workspace is not None and copy.about.keyed is not None:
+            raise _refused(
+                "PS616",
+                f'COPY into the reference table "{copy.table}" takes rows of any workspace, and '
+                "the caller is one",
+                "write its rows with INSERT; without a workspace router.copy(…) takes any",
+            )
         if workspace is not None:
             raise _refused(
                 "PS616",

@@ -382,6 +382,8 @@ class _Call:
             )
         if t.held is not None and names:
             self._check_equal(names[0])
+        elif any(self._value(term) is not None for term in t.equal):
+            raise self._no_workspace(t.shared[0].table, unknown=True)
         nobody, several = not names, len(names) > 1
         tenant = names if several else names[0] if names else None
         server = self.map.coordinator

@@ -103,6 +103,9 @@ class Route:
             "code": self.code,
             "reason": self.reason,
             "hint": self.hint,
+            "question": None
+            if self.question is None
+            else {"sql": self.question.sql, "params": _plain(self.question.params)},
         }
 
 
