@@ -369,6 +369,9 @@ def test_unused(world: World) -> None:
     late = look(world, what, replace(ANY, min_age=timedelta(days=9000)))
     assert unused(late) == set()
     assert any("no index is called unused" in n for n in late.notices)
+    # The first of its shards counts as much as the last.
+    use(world, "item_s1", "size = 7")
+    assert unused(look(world, what)) == set()
 
 
 def test_one_that_serves_a_foreign_key_stays(world: World) -> None:
