@@ -194,7 +194,7 @@ def test_a_detached_partition_is_dropped_when_its_grace_has_passed(
     found = archived(retired)
     assert [type(x) for x in found] == ([c.ArchivePartition] if goes else [])
     # Without a place for archives nothing is dropped, ever.
-    assert archived(retired, what=topology("retention: 10 days")) == []
+    assert archived(retired, what=topology("retention: 10 days, grace: 3 days")) == []
     # Without a retention only what was restored for a time is.
     forever = archived(retired, what=topology("archive: /archive, grace: 3 days"))
     assert [type(x) for x in forever] == ([c.ArchivePartition] if goes and retired.is_copy else [])

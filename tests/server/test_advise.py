@@ -369,6 +369,19 @@ def test_unused(world: World) -> None:
     late = look(world, what, replace(ANY, min_age=timedelta(days=9000)))
     assert unused(late) == set()
     assert any("no index is called unused" in n for n in late.notices)
+    total = sum(
+        world.value(
+            "SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_user_tables "
+            f"WHERE relname = 'item_{shard}'",
+            server=server,
+        )
+        for server, shard, _ in PLACES
+    )
+    (size,) = (f for f in of(look(world, what), Kind.UNUSED) if f.index == "item_size_idx")
+    assert f"the table was read {total} times" in size.evidence
+    # The first of its shards counts as much as the last.
+    use(world, "item_s1", "size = 7")
+    assert unused(look(world, what)) == set()
 
 
 def test_one_that_serves_a_foreign_key_stays(world: World) -> None:
@@ -418,6 +431,30 @@ def test_the_age_of_what_was_observed(world: World) -> None:
     assert judged(since=core.now - timedelta(days=6), made={"item_s1": old}) == set()
     assert judged(since=old, made={"item_s1": old, "item_note_idx_s1": core.now}) == set()
     assert judged(since=None, made={"item_s1": old}) == set()
+    # Of several servers the one that has counted for the shortest time decides.
+    both = layout({"s1": ["a"], "s2": ("west", ["b"])}, servers=["west"])
+    world.apply(both)
+    fill(world, places=PLACES)
+    topology = world.load(both)
+    seen = observe(topology, statements=False)
+    for young in ("core", "west"):
+        counted = {
+            name: replace(
+                server,
+                since=server.now - timedelta(days=6 if name == young else 30),
+                made={f"item_{shard}": old for shard in ("s1", "s2")},
+            )
+            for name, server in seen.servers.items()
+        }
+        found = judge(replace(seen, servers=counted), declarations(topology), week)
+        assert unused(found) == set()
+        found = judge(
+            replace(seen, servers=counted),
+            declarations(topology),
+            replace(week, min_age=timedelta(days=6)),
+        )
+        assert unused(found) == {"item_note_idx"}
+    topology = world.load(ONE)
     world.execute("SELECT pg_stat_reset()")
     again = observe(topology, statements=False).servers["core"]
     assert again.since is not None

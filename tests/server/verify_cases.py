@@ -189,6 +189,15 @@ ROWS = (
         server="east",
     ),
     Case(
+        "a row outside a CHECK that its partition alone has",
+        {"rows-outside-check core s1 log_s1_p a", "not-valid core s1 log_s1_p"},
+        (
+            "ALTER TABLE {leaf} ADD CONSTRAINT by_hand CHECK "
+            f"(id <> '{key('a', 'log')}') NOT VALID",
+        ),
+        ("ALTER TABLE {leaf} DROP CONSTRAINT by_hand",),
+    ),
+    Case(
         "a CHECK on the key that was replaced by a narrower one",
         {"rows-outside-check core s1 account_s1 b", "shard-check core s1 account_s1"},
         put_back("account_s1", CHECK1, "CHECK (workspace_id = 'a') NOT VALID"),

@@ -34,10 +34,12 @@ VALUES (%(run_id)s, %(step_id)s, '', clock_timestamp(), 0)
 ON CONFLICT (run_id, step_id) DO NOTHING RETURNING step_id;
 
 -- name: unfinished
--- The newest run of this plan, where it did not reach its end.
-SELECT run_id, state, step_ids FROM parlant_shard.run
- WHERE topology = %(topology)s AND fingerprint = %(fingerprint)s AND state IN ('interrupted', 'failed', 'running')
- ORDER BY started_at DESC LIMIT 1;
+-- The newest run of this plan, where it did not reach its end. One that did ends those before it.
+SELECT newest.step_ids
+  FROM (SELECT state, step_ids FROM parlant_shard.run
+         WHERE topology = %(topology)s AND fingerprint = %(fingerprint)s
+         ORDER BY started_at DESC LIMIT 1) AS newest
+ WHERE newest.state IN ('interrupted', 'failed', 'running');
 
 -- name: last
 -- The newest run, whatever became of it.
