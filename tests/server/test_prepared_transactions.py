@@ -216,7 +216,8 @@ def test_a_table_that_it_has_locked_is_not_read_and_it_is_named(
         report = upkeep.maintain(world.load(WHAT))
     assert [f.code for f in report.failures] == ["PS404"]
     assert names(report.failures[0].message, world)
-    assert 'on "item_s1"' in report.failures[0].message
+    assert ': "item_s1" by prepared transaction' in report.failures[0].message
+    assert f"ROLLBACK PREPARED {QUOTED}" in (report.failures[0].hint or "")
 
 
 def test_a_purge_names_it_while_it_waits_for_rows(world: World) -> None:
