@@ -117,6 +117,8 @@ def apply(
 ) -> Outcome:
     """Plan (or check a saved plan) and execute under the topology's lock.
 
+    Copies of reference tables that missed changes stay as they are: `Outcome.plan.broken_copies`.
+
     `command` and `objects` are what the run history and the audit trail call it.
 
     Raises Locked, StalePlan, HazardNotAllowed before anything changed, and ApplyFailed after work
@@ -134,8 +136,13 @@ def apply(
         entry.detail |= {"steps": len(plan.steps), "topology_sha256": topology.sha256}
         resumed = _close_dead_runs(lock, topology, listener)
         if saved is not None:
-            plan = _checked(saved, plan, state.live, lock, topology)
+            # What is wrong with the copies is of now, whenever the plan was made.
+            checked = _checked(saved, plan, state.live, lock, topology)
+            plan = replace(checked, broken_copies=plan.broken_copies)
         check_hazards(plan, allow)
+        for copy in plan.broken_copies:
+            listener("note", None, f"{copy.code}: {copy.message}")
+            entry.detail.setdefault("broken_copies", []).append(copy.server)
         shard_map = map_of(state)
         if not plan.steps:
             # A run that was killed right before its end left an old map, or none.

@@ -66,6 +66,12 @@ def waited_for(connection: db.Connection, pid: int) -> tuple[Blocker, ...]:
     return blockers(connection, rows)
 
 
+def senders_wait_for(connection: db.Connection) -> tuple[Blocker, ...]:
+    """Whom the senders of a publisher wait for that begin to copy a table."""
+    rows = connection.execute(queries("blockers")["senders"]).fetchall()
+    return tuple(b for r in rows for b in waited_for(connection, r["pid"]))
+
+
 def blockers(connection: db.Connection, rows: Iterable[Mapping[str, Any]]) -> tuple[Blocker, ...]:
     """Name the transactions of rows with pid, transaction, name and age, in the order given."""
     found = [

@@ -308,6 +308,37 @@ class Subscription:
     peer: tuple[tuple[str, str], ...] | None = field(default=None, compare=False)
     password: str | None = field(default=None, repr=False, compare=False)
     synced: bool = field(default=True, compare=False)
+    # Positions in the WAL of the publisher, as numbers: what was replayed last (None where nothing
+    # was, or the role may not read it), and up to which the first copy of a table went.
+    replayed: int | None = field(default=None, compare=False)
+    copied: int | None = field(default=None, compare=False)
+
+    @property
+    def position(self) -> int | None:
+        """The furthest position of the publisher that this copy has seen for certain."""
+        return max((p for p in (self.replayed, self.copied) if p is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A replication slot of the server with a name of ours, whatever made it.
+
+    `here`: of this very database. `invalid` is the reason for which it can be read no more.
+    `confirmed` is a position in the WAL. `transactions` is how many it decoded, by the statistics,
+    which a crash of the server resets.
+    """
+
+    name: str
+    logical: bool
+    plugin: str | None
+    temporary: bool
+    database: str | None
+    here: bool
+    active: bool
+    wal_status: str | None
+    invalid: str | None
+    confirmed: int | None
+    transactions: int | None
 
 
 # States of a placement that routers refuse: the workspace is being purged, or it was.
@@ -378,6 +409,9 @@ class Catalog:
     publications: Mapping[str, Publication] = field(default_factory=dict)
     subscriptions: Mapping[str, Subscription] = field(default_factory=dict)
     slots: frozenset[str] = frozenset()
+    # Every slot of the server with a name of ours, and where its WAL ends (None in recovery).
+    slot_states: Mapping[str, Slot] = field(default_factory=dict, compare=False)
+    wal_end: int | None = field(default=None, compare=False)
     # State of our own schema `parlant_shard`: its version (0: absent) and rows.
     internal_version: int = 0
     shards: Mapping[str, str] = field(default_factory=dict)  # coordinator: shard → server

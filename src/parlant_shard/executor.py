@@ -462,6 +462,17 @@ class Executor(ABC):
         except (ShardError, psycopg.Error):
             return  # watching is a courtesy; the statement itself reports what is wrong
 
+    def _first_copy_waits(self, step: Step) -> str:
+        """Tell for whom the coordinator waits before it lets a table be copied; return that."""
+        with (
+            suppress(ShardError, psycopg.Error),
+            db.session(self.topology, self.topology.coordinator) as connection,
+        ):
+            for found in blockers.senders_wait_for(connection):
+                self.listener("wait", step, f"the coordinator waits for {found.who}")
+                return f"; the coordinator waits for {found.who}"
+        return ""
+
     def _batches(self, step: Step) -> None:
         started = datetime.now(UTC)
         total = 0
@@ -488,12 +499,15 @@ class Executor(ABC):
         deadline = time.monotonic() + PATIENCE * 2
         pause = 0.1
         lacking: float | None = None
+        look, blocker = time.monotonic() + WATCH_AFTER, ""
         while not self.stop.is_set():
             connection = self._connection(step.server)
             row = connection.execute(self._statements(step)[0]).fetchone()
             if row is not None and row["done"]:
                 journal.record(connection, self.run_id, step, started_at=started, attempts=1)
                 return
+            if time.monotonic() > look:
+                blocker, look = self._first_copy_waits(step), time.monotonic() + WATCH_AFTER
             if row is None or not row.get("lacks"):
                 lacking = None
             elif lacking is None:
@@ -509,7 +523,8 @@ class Executor(ABC):
                 )
             if time.monotonic() > deadline:
                 raise ApplyFailed(
-                    f'server "{step.server}", {step.title}: not there after {int(PATIENCE * 2)} s',
+                    f'server "{step.server}", {step.title}: not there after {int(PATIENCE * 2)} s'
+                    f"{blocker}",
                     code="PS514",
                     hint="look at the server's log for the apply worker's error (a host that the "
                     "peer cannot reach needs `peer_dsn`); run the same command again to go on",

@@ -35,6 +35,7 @@ from parlant_shard.catalog import (
     Publication,
     Relkind,
     Retired,
+    Slot,
     Subscription,
     Table,
     Trigger,
@@ -237,9 +238,11 @@ def _read(
             for m in map(_mapping, _all(connection, "user_mappings"))
             if m.server.startswith(OURS)
         },
-        publications=_publications(connection, namespace),
-        subscriptions=_subscriptions(connection),
+        publications=publications(connection, namespace),
+        subscriptions=subscriptions(connection),
         slots=frozenset(r["name"] for r in _all(connection, "slots") if r["name"].startswith(OURS)),
+        slot_states=slot_states(connection),
+        wal_end=wal_end(connection),
         other_relations={**others, **internal.pop("of_other_topologies", {})},
         unsupported=tuple(unsupported),
         **internal,
@@ -479,7 +482,8 @@ def _mapping(row: Row) -> UserMapping:
     )
 
 
-def _publications(connection: db.Connection, namespace: str) -> dict[str, Publication]:
+def publications(connection: db.Connection, namespace: str) -> dict[str, Publication]:
+    """The publications of this database with a name of ours."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in _all(connection, "publications", namespace=namespace):
         if row["name"].startswith(OURS):
@@ -497,12 +501,28 @@ def _publications(connection: db.Connection, namespace: str) -> dict[str, Public
     }
 
 
-def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
+def slot_states(connection: db.Connection) -> dict[str, Slot]:
+    """Every replication slot of the server with a name of ours."""
+    rows = _all(connection, "slot_states")
+    return {r["name"]: Slot(**r) for r in rows if r["name"].startswith(OURS)}
+
+
+def wal_end(connection: db.Connection) -> int | None:
+    """Where the WAL of the server ends now, as a number; None where it is in recovery."""
+    found: int | None = _one(connection, "wal_end")["position"]
+    return found
+
+
+def subscriptions(connection: db.Connection) -> dict[str, Subscription]:
+    """The subscriptions of this database with a name of ours."""
     rows = [r for r in _all(connection, "subscriptions") if r["name"].startswith(OURS)]
     peers: dict[str, dict[str, Any]] = {}
     if rows and all(r["readable"] for r in rows):
         for row in _all(connection, "subscription_conninfo"):
             peers[row["name"]] = conninfo_to_dict(row["conninfo"])
+    replayed = {}
+    if rows and rows[0]["origins"]:
+        replayed = {r["name"]: r["replayed"] for r in _all(connection, "replayed")}
     found = {}
     for row in rows:
         peer = peers.get(row["name"])
@@ -517,6 +537,8 @@ def _subscriptions(connection: db.Connection) -> dict[str, Subscription]:
             else tuple((k, str(peer[k])) for k in SUBSCRIPTION_PEER if peer.get(k)),
             password=None if peer is None else cast("str | None", peer.get("password")),
             synced=row["synced"],
+            replayed=replayed.get(row["name"]),
+            copied=row["copied"],
         )
     return found
 

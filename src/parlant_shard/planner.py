@@ -13,7 +13,7 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from parlant_shard import canonical, db, local, preflight, scratch
+from parlant_shard import canonical, copies, db, local, preflight, scratch
 from parlant_shard.catalog import Catalog, Facts, Relkind, Table, fingerprint
 from parlant_shard.ddlfile import (
     DeclaredForeignKey,
@@ -33,7 +33,7 @@ from parlant_shard.desired import (
 from parlant_shard.diff import Context, diff
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.introspect import facts, introspect, unsafe_roles
-from parlant_shard.plan import Plan, Target, build
+from parlant_shard.plan import BrokenCopy, Plan, Target, build
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.tenancy import Tenancy, tenancy
 from parlant_shard.topology import Topology, check_tables, preset
@@ -88,10 +88,12 @@ def plan_of(state: State) -> Plan:
     """Compare and build. Raises where the topology would leave rows where they do not belong."""
     topology = state.topology
     servers = {*topology.servers, *state.live[topology.coordinator].shards.values()}
+    broken = broken_copies(topology, state.live, state.desired.catalogs)
     context = Context(
         coordinator=topology.coordinator,
         publication=publication_name(topology),
         slots=frozenset(subscription_name(topology, s) for s in servers),
+        broken=frozenset(b.slot for b in broken),
         now=state.facts[topology.coordinator].now,
     )
     live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
@@ -117,7 +119,34 @@ def plan_of(state: State) -> Plan:
         fingerprint=fingerprint(state.live, topology.sha256),
         steps=build(changes, target),
         notices=_notices(state),
+        broken_copies=broken,
     )
+
+
+def broken_copies(
+    topology: Topology, live: Mapping[str, Catalog], wanted: Mapping[str, Catalog]
+) -> tuple[BrokenCopy, ...]:
+    """Copies of reference tables that are to stay, and that missed changes.
+
+    The rows of a copy are compared only where its slot looks as if it had been made anew.
+    """
+    home = live[topology.coordinator]
+    subscriptions = {
+        server: live[server].subscriptions[name]
+        for server, catalog in wanted.items()
+        for name in catalog.subscriptions
+        if server in live and name in live[server].subscriptions
+    }
+    found = copies.broken(topology, home.slot_states, home.wal_end, subscriptions)
+    publication = home.publications.get(publication_name(topology))
+    for server, subscription in subscriptions.items():
+        slot = home.slot_states.get(subscription.name)
+        if server in found or slot is None or not copies.is_suspect(subscription, slot):
+            continue
+        differs = copies.proven(topology, server, subscription, publication)
+        if differs is not None:
+            found[server] = differs
+    return tuple(found[server] for server in sorted(found))
 
 
 def map_of(state: State) -> ShardMap:

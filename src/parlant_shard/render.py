@@ -18,7 +18,8 @@ def plan_text(plan: Plan, *, sql: bool = False, width: int = 100) -> str:
     if plan.notices:
         lines.append("")
     if not plan.steps:
-        lines.append(f'Topology "{plan.topology}": nothing to do.')
+        rest = "nothing else to do" if plan.broken_copies else "nothing to do"
+        lines.append(f'Topology "{plan.topology}": {rest}.')
         return "\n".join(lines)
     number = 0
     for (_, server), steps in groupby(plan.steps, key=lambda s: (s.phase, s.server)):
@@ -87,12 +88,8 @@ def status_text(found: Mapping[str, Any]) -> str:
     pending = [p["partition"] for p in found["partitions"] if p["detach_pending"]]
     if pending:
         parts.append("Detach pending: " + ", ".join(pending))
-    behind = [
-        f"{r['slot']}: {size(r['behind'] or 0)} behind" + ("" if r["active"] else ", not connected")
-        for r in found["replication"]
-    ]
-    if behind:
-        parts.append("Reference tables: " + "; ".join(behind))
+    if found["replication"]:
+        parts.append("Reference tables: " + "; ".join(map(_copy, found["replication"])))
     run_ = found["run"]
     if run_ is None:
         unread = any("error" in s for s in found["servers"] if s["server"] == found["coordinator"])
@@ -104,6 +101,36 @@ def status_text(found: Mapping[str, Any]) -> str:
             + (f"\n  {run_['detail']}" if run_["detail"] else "")
         )
     return "\n\n".join(parts)
+
+
+_COPIES = {
+    "missing": "NO SLOT: changes never come",
+    "lost": "SLOT LOST: changes never come",
+    "foreign": "NOT ITS SLOT: changes never come",
+    "ahead": "AHEAD of the coordinator: new rows do not come",
+}
+
+
+def _copy(entry: Mapping[str, Any]) -> str:
+    """How far a copy is behind and whether its rows are equal; without its slot, only that."""
+    if entry["state"] in _COPIES:
+        return f"{entry['slot']}: {_COPIES[entry['state']]}"
+    far = "how far behind is not known"
+    if entry["behind"] is not None:
+        far = f"{size(entry['behind'])} behind"
+    parts = [f"{entry['slot']}: {far}" + ("" if entry["active"] else ", not connected")]
+    if entry["state"] == "copying":
+        parts.append("still copies its tables")
+    if any(t["equal"] for t in entry["tables"]):
+        count = sum(bool(t["equal"]) for t in entry["tables"])
+        parts.append(f"rows of {count} {'table' if count == 1 else 'tables'} equal")
+    for t in entry["tables"]:
+        if t["equal"] is False:
+            counts = f"{t['rows']} on the coordinator, {t['copy_rows']} in the copy"
+            parts.append(f'ROWS DIFFER in "{t["table"]}" ({counts})')
+        elif t["equal"] is None:
+            parts.append(f'"{t["table"]}" not compared: {t["why"]}')
+    return ", ".join(parts)
 
 
 def _reach(horizon: Mapping[str, Any]) -> tuple[str, str, str]:

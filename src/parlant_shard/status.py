@@ -1,4 +1,7 @@
-"""What is there: shards with their sizes and workspaces, partitions, replication, the last run."""
+"""What is there: shards with their sizes and workspaces, partitions, replication, the last run.
+
+Copies of reference tables are compared with the coordinator, by position and by rows.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from parlant_shard import db, journal, trail
+from parlant_shard import copies, db, journal, trail
 from parlant_shard.apply import lock_is_free
-from parlant_shard.catalog import Retired
+from parlant_shard.catalog import Retired, Subscription
 from parlant_shard.db import Connection
+from parlant_shard.desired import publication_name, subscription_name
 from parlant_shard.errors import CannotConnect, ShardError
 from parlant_shard.horizon import cuts, gone, horizon_json, missing
-from parlant_shard.introspect import bound
+from parlant_shard.introspect import bound, publications, slot_states, subscriptions, wal_end
+from parlant_shard.plan import BrokenCopy
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
@@ -64,7 +69,7 @@ def status(topology: Topology) -> dict[str, Any]:
         "tables": [{"server": n, **t} for n, s in found.items() for t in s["tables"]],
         "partitions": [{"server": n, **p} for n, s in found.items() for p in s["partitions"]],
         "horizons": [h for s in found.values() for h in s["horizons"]],
-        "replication": found[topology.coordinator]["replication"],
+        "replication": _replication(topology, found),
         "run": found[topology.coordinator].get("run"),
     }
 
@@ -75,6 +80,7 @@ _EMPTY: dict[str, Any] = {
     "horizons": [],
     "placements": [],
     "replication": [],
+    "subscription": None,
 }
 
 
@@ -94,15 +100,93 @@ def _server(topology: Topology, name: str) -> dict[str, Any] | ShardError:
                     [topology.name],
                 ).fetchall(),
                 "replication": [],
+                "subscription": subscriptions(connection).get(subscription_name(topology, name)),
                 "version": version,
             }
             found["horizons"] = _horizons(topology, name, connection, found["partitions"])
             if name == topology.coordinator:
                 found["replication"] = _rows(connection, "replication", params)
+                found["slots"] = slot_states(connection)
+                found["wal_end"] = wal_end(connection)
+                found["publications"] = publications(connection, topology.namespace)
                 found["run"] = _last_run(connection, topology.name)
             return found
     except ShardError as error:
         return error
+
+
+def _replication(topology: Topology, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each slot of ours, and for each copy whose slot is gone.
+
+    `state` is ok, missing, lost, foreign, ahead, differs, copying, or unknown where a server did
+    not say; `problem` is the error that belongs to it. `tables` has what the comparison found.
+    """
+    home = found[topology.coordinator]
+    entries = {r["slot"]: {**_NO_COPY, **r} for r in home["replication"]}
+    there = {
+        server: s["subscription"] for server, s in found.items() if s["subscription"] is not None
+    }
+    for server in topology.servers:
+        name = subscription_name(topology, server)
+        if name in entries or server in there:
+            gone = {"slot": name, "active": False, "behind": None, "wal_status": None}
+            entry = entries.setdefault(name, {**_NO_COPY, **gone})
+            entry |= {"server": server, "subscription": name if server in there else None}
+    if "slots" not in home:
+        return [entries[name] for name in sorted(entries)]
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(there)))) as pool:
+        looked = pool.map(lambda server: _copy(topology, server, there[server], home), there)
+        for server, copy in zip(there, looked, strict=True):
+            entries[there[server].name] |= copy
+    return [entries[name] for name in sorted(entries)]
+
+
+_NO_COPY: dict[str, Any] = {
+    "server": None,
+    "subscription": None,
+    "confirmed": None,
+    "current": None,
+    "state": "unknown",
+    "problem": None,
+    "tables": [],
+}
+
+
+def _copy(
+    topology: Topology, server: str, subscription: Subscription, home: dict[str, Any]
+) -> dict[str, Any]:
+    """Judge one copy: by the signs, and by its rows."""
+    try:
+        signs = copies.broken(topology, home["slots"], home["wal_end"], {server: subscription})
+        problem = signs.get(server)
+        publication = home["publications"].get(publication_name(topology))
+        compared: tuple[copies.Compared, ...] = ()
+        # Without a slot nothing would confirm the position at which rows are compared.
+        if problem is None and publication is not None and subscription.synced:
+            compared = copies.compare(topology, server, subscription, publication)
+            problem = copies.differing(topology, server, subscription, compared)
+    except ShardError as error:
+        return {"state": "unknown", "problem": _problem(error)}
+    without = {"behind": None} if problem is not None and problem.state != "differs" else {}
+    return {
+        "state": problem.state if problem else "ok" if subscription.synced else "copying",
+        "problem": None if problem is None else _problem(problem),
+        "tables": [
+            {
+                "table": c.table,
+                "rows": c.rows,
+                "copy_rows": c.copy_rows,
+                "equal": c.equal,
+                "why": c.why,
+            }
+            for c in compared
+        ],
+        **without,
+    }
+
+
+def _problem(error: ShardError | BrokenCopy) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def _horizons(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -191,6 +191,33 @@ def test_the_repair_of_an_index_is_put_off_for_it(
     assert world.rows("SELECT FROM pg_index WHERE NOT indisvalid") == []
 
 
+@pytest.mark.needs(logical=True, superuser=True)
+def test_the_first_copy_of_a_reference_table_names_it(
+    world: World, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the coordinator that waits then, for every transaction that is open there."""
+    monkeypatch.setattr(executor, "WATCH_AFTER", 0.2)
+    world.dsns["east"] = clusters.get(0).new_database("p")
+    what = layout(
+        {"s1": ["a"], "s2": ("east", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE country (code text PRIMARY KEY);",
+        tables={"country": {"kind": "reference"}},
+    )
+    topology = world.load(what)
+    with ExitStack() as stack:
+        others: list[Prepared] = []
+
+        def listener(event: str, step: Step | None, text: str) -> None:
+            if event == "start" and step is not None and "create subscription" in step.title:
+                others.append(stack.enter_context(prepared(world, "CREATE TABLE theirs ()")))
+            for other in others:
+                other.listener(event, step, text)
+
+        apply(topology, listener=listener)
+    assert others[0].told[0].startswith("wait: the coordinator waits for prepared transaction")
+    assert names(others[0].told[0], world)
+
+
 def test_a_detach_is_put_off_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["parlant_shard.maintain.run"], "READERS", 2.0)
     what = layout({"s1": ["a", "b"]}, ddl=SCHEMA, tables=cut(retention="1 month"))
@@ -216,7 +243,8 @@ def test_a_table_that_it_has_locked_is_not_read_and_it_is_named(
         report = upkeep.maintain(world.load(WHAT))
     assert [f.code for f in report.failures] == ["PS404"]
     assert names(report.failures[0].message, world)
-    assert 'on "item_s1"' in report.failures[0].message
+    assert ': "item_s1" by prepared transaction' in report.failures[0].message
+    assert f"ROLLBACK PREPARED {QUOTED}" in (report.failures[0].hint or "")
 
 
 def test_a_purge_names_it_while_it_waits_for_rows(world: World) -> None:

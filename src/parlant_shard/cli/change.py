@@ -18,6 +18,7 @@ from parlant_shard.cli.shell import (
     TopologyFile,
     Yes,
     app,
+    complain,
     load,
     options,
     reason,
@@ -108,7 +109,16 @@ def plan(
         typer.echo(render.plan_text(found, sql=options.verbose))
         if out is not None:
             tell(f"saved to {out}; execute it with: parlant-shard apply {out}")
+    if _broken(found):
+        return Exit.FAILED
     return Exit.FINDINGS if detailed_exitcode and found.steps else Exit.DONE
+
+
+def _broken(found: Plan) -> bool:
+    """Complain of copies that missed changes; return whether there are any."""
+    for copy in found.broken_copies:
+        complain(copy.code, copy.message, copy.hint)
+    return bool(found.broken_copies)
 
 
 @app.command()
@@ -116,7 +126,7 @@ def apply(
     file: Annotated[Path, typer.Argument(metavar="TOPOLOGY|PLAN.json")],
     yes: Yes = False,
     allow: Allow = [],  # noqa: B006  # typer copies it
-) -> None:
+) -> int:
     """Make the servers what the topology says. Can be killed at any point and run again."""
     from parlant_shard.apply import apply as execute
 
@@ -153,6 +163,7 @@ def apply(
                 "seconds": round(outcome.seconds, 3),
                 "resumed": outcome.resumed,
                 "notices": list(outcome.plan.notices),
+                "broken_copies": [b.to_json() for b in outcome.plan.broken_copies],
             }
         )
     elif declined:
@@ -165,6 +176,7 @@ def apply(
             f'Topology "{topology.name}": {outcome.done} steps done in {outcome.seconds:.1f} s'
             f"{again}."
         )
+    return Exit.FAILED if _broken(outcome.plan) else Exit.DONE
 
 
 def _saved_plan(file: Path) -> tuple[Plan | None, Path]:

@@ -58,9 +58,14 @@ def status(
         typer.echo(render.status_text(found))
     for server in failed:
         complain(server["code"], server["error"], server["hint"])
+    problems = [r["problem"] for r in found["replication"] if r["problem"] is not None]
+    for problem in problems:
+        complain(problem["code"], problem["message"], problem["hint"])
     if failed and len(failed) == len(found["servers"]):
         return Exit.CANNOT_CONNECT
-    return Exit.FAILED if failed else Exit.DONE
+    if failed:
+        return Exit.FAILED
+    return Exit.FINDINGS if problems else Exit.DONE
 
 
 @app.command()

@@ -13,4 +13,6 @@ class Context:
     coordinator: str
     publication: str
     slots: frozenset[str]  # every slot that this topology may have made
+    # Copies that missed changes: no slot is made under them, and nothing is added to them.
+    broken: frozenset[str] = frozenset()
     now: datetime = datetime.max  # of the coordinator, UTC: what lies ahead, nobody writes to yet

@@ -25,6 +25,7 @@ def reference_tables(seen: Observed) -> Iterator[Finding]:
         if seen.subscribers:
             yield from _publisher(seen, source)
         yield from _slots(seen, source)
+        yield from _without_slot(seen, source)
     for server in seen.servers.values():
         yield from _subscriptions(server)
         if server.name in seen.subscribers:
@@ -80,8 +81,9 @@ def _slots(seen: Observed, source: Server) -> Iterator[Finding]:
                 "removed, and its reference tables no longer follow",
                 hint=f'on server "{subscriber}": ALTER SUBSCRIPTION {named} DISABLE; ALTER '
                 f"SUBSCRIPTION {named} SET (slot_name = NONE); DROP SUBSCRIPTION {named}; on "
-                f"\"{source.name}\": SELECT pg_drop_replication_slot('{slot['name']}'); then "
-                "`parlant-shard apply` makes it again and copies the rows",
+                f"\"{source.name}\": SELECT pg_drop_replication_slot('{slot['name']}'); empty the "
+                "copies as docs/reference-tables.md says; then `parlant-shard apply` makes it "
+                "again and copies the rows",
             )
         elif slot["wal_status"] == "unreserved":
             yield warning(
@@ -99,6 +101,22 @@ def _slots(seen: Observed, source: Server) -> Iterator[Finding]:
                 hint=f'look at the log of server "{subscriber}", and whether peer_dsn of '
                 f'"{source.name}" leads here',
             )
+
+
+def _without_slot(seen: Observed, source: Server) -> Iterator[Finding]:
+    """Subscriptions whose slot is gone: a new one would hide what the copy missed."""
+    slots = {slot["name"] for slot in source.all("slots") if slot["here"]}
+    for server in seen.servers.values():
+        name = subscription_name(seen.topology, server.name)
+        if name in slots or all(row["name"] != name for row in server.all("subscriptions")):
+            continue
+        yield error(
+            server=source.name,
+            about=name,
+            detail=f'server "{server.name}" has a subscription, but its replication slot is gone: '
+            "its reference tables no longer follow, and what they missed never comes",
+            hint=f"`parlant-shard plan {seen.topology.file}` (PS260) says what to do",
+        )
 
 
 def _subscriptions(server: Server) -> Iterator[Finding]:

@@ -13,10 +13,11 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from parlant_shard import db, journal, trail
+from parlant_shard import copies, db, journal, trail
 from parlant_shard.archive import Archived, archive
 from parlant_shard.blockers import Blocker
 from parlant_shard.catalog import fingerprint
+from parlant_shard.desired import subscription_name
 from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, UsageError
 from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
 from parlant_shard.maintain.model import CHANGES_PARTITIONS, Found, Moved, Noun, Task
@@ -91,6 +92,7 @@ def maintain(
         found = run.read()
         clock = now or run.clock(found)
         plan, work, notices = _plan(topology, found, clock, move)
+        notices += _broken_copies(topology, found)
         if found and not dry_run:
             notices += _ahead(clock, run.clock(found))
         confirm(plan)
@@ -115,6 +117,24 @@ def maintain(
         figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
         return report
+
+
+def _broken_copies(topology: Topology, found: dict[str, Found]) -> list[str]:
+    """Name the copies of reference tables that missed changes; only `apply` follows that up."""
+    home = found.get(topology.coordinator)
+    if home is None or not home.catalog.internal_version:
+        return []
+    subscriptions = {
+        server: there.catalog.subscriptions[name]
+        for server, there in found.items()
+        if (name := subscription_name(topology, server)) in there.catalog.subscriptions
+    }
+    slots, end = home.catalog.slot_states, home.catalog.wal_end
+    try:
+        broken = copies.broken(topology, slots, end, subscriptions)
+    except ShardError:
+        return []  # the coordinator is gone since: that is said elsewhere
+    return [f"{b.code}: {b.message}. {b.hint}" for b in broken.values()]
 
 
 def _ahead(now: datetime, clock: datetime) -> list[str]:

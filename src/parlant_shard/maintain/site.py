@@ -131,19 +131,23 @@ class Site:
                 rows = self._rows("exclusive")
                 found = blockers.blockers(self.connection, rows)
                 holders = ", ".join(
-                    f'{b.who} on "{r["table"]}"' for b, r in zip(found, rows, strict=True)
+                    f'"{r["table"]}" by {b.who}' for b, r in zip(found, rows, strict=True)
                 )
                 if time.monotonic() > deadline:
                     raise ServerError(
                         f'server "{self.server}": its catalogue cannot be read for '
-                        f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE) by "
-                        f"{holders or 'somebody'}",
+                        f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE): "
+                        f"{holders or 'by whom is not known'}",
                         code="PS404",
-                        hint="wait for that transaction, or end it: `SELECT "
-                        "pg_terminate_backend(pid)`; the next run tries again",
+                        hint=(found[0].hint if found else "look again")
+                        + "; the next run tries again",
                     ) from error
                 if not told and holders:
-                    listener("note", None, f'server "{self.server}": waiting for {holders}')
+                    listener(
+                        "note",
+                        None,
+                        f'server "{self.server}": waiting for locked tables: {holders}',
+                    )
                     told = True
                 time.sleep(0.2)
 

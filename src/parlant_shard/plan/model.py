@@ -178,6 +178,25 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenCopy:
+    """Reference tables of a server that missed changes, or may have: no step repairs them.
+
+    `state` is missing, lost, foreign, ahead or differs; `code` and `hint` are those of an error.
+    """
+
+    server: str
+    subscription: str
+    slot: str
+    state: str
+    code: str
+    message: str
+    hint: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What `apply` executes. `fingerprint` is of the live catalogues that it was made for."""
 
@@ -188,6 +207,7 @@ class Plan:
     fingerprint: str
     steps: tuple[Step, ...]
     notices: tuple[str, ...] = ()
+    broken_copies: tuple[BrokenCopy, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -197,6 +217,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "steps": [s.to_json() for s in self.steps],
             "notices": list(self.notices),
+            "broken_copies": [b.to_json() for b in self.broken_copies],
         }
 
     @staticmethod
@@ -209,6 +230,7 @@ class Plan:
             fingerprint=data["fingerprint"],
             steps=tuple(Step.from_json(s) for s in data["steps"]),
             notices=tuple(data["notices"]),
+            broken_copies=tuple(BrokenCopy(**b) for b in data.get("broken_copies", ())),
         )
 
     @property

@@ -30,6 +30,13 @@ SELECT a.pid, '', a.application_name,
   FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b(pid)
   JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid;
 
+-- name: senders
+-- Senders of this database that wait for a lock: the first copy of a table waits for every transaction that is open.
+SELECT DISTINCT l.pid
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.backend_type = 'walsender'
+ WHERE NOT l.granted AND a.datname = current_database();
+
 -- name: prepared
 -- The prepared transactions of the server, with the virtual id under which pg_locks has their locks.
 SELECT l.virtualtransaction AS transaction, p.gid, p.owner::text AS owner, p.database::text AS database,

@@ -279,6 +279,11 @@ SELECT s.subname AS name, s.subslotname AS slot, s.subpublications[1] AS publica
          WHERE r.srsubid = s.oid) AS tables,
        NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r
                     WHERE r.srsubid = s.oid AND r.srsubstate NOT IN ('r', 's')) AS synced,
+       (SELECT (max(r.srsublsn) - '0/0')::bigint FROM pg_catalog.pg_subscription_rel r
+         WHERE r.srsubid = s.oid) AS copied,
+       pg_catalog.has_table_privilege('pg_catalog.pg_replication_origin_status', 'SELECT')
+         AND pg_catalog.has_function_privilege('pg_catalog.pg_show_replication_origin_status()', 'EXECUTE')
+         AS origins,
        CASE WHEN pg_catalog.has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'SELECT')
             THEN true ELSE false END AS readable
   FROM pg_catalog.pg_subscription s
@@ -294,6 +299,31 @@ SELECT s.subname AS name, s.subconninfo AS conninfo
 -- Logical slots of this database.
 SELECT slot_name::text AS name FROM pg_catalog.pg_replication_slots
  WHERE slot_type = 'logical' AND database = current_database();
+
+-- name: replayed
+-- Up to which position of the publisher's WAL subscriptions replayed; not every role may ask.
+SELECT s.subname AS name, (o.remote_lsn - '0/0')::bigint AS replayed
+  FROM pg_catalog.pg_subscription s
+  JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+  JOIN pg_catalog.pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid
+ WHERE o.remote_lsn <> '0/0';
+
+-- name: slot_states
+-- Every slot of the server: names are the server's, not the database's. Later majors say why one is invalid.
+SELECT s.slot_name::text AS name, s.slot_type = 'logical' AS logical, s.plugin::text AS plugin, s.temporary,
+       s.database::text AS database, coalesce(s.database = current_database(), false) AS here, s.active,
+       s.wal_status,
+       coalesce(pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
+                CASE WHEN (pg_catalog.to_jsonb(s) ->> 'conflicting')::bool THEN 'conflict with recovery' END,
+                CASE WHEN s.wal_status = 'lost' THEN 'wal_removed' END) AS invalid,
+       (s.confirmed_flush_lsn - '0/0')::bigint AS confirmed,
+       CASE WHEN t.stats_reset IS NULL THEN t.total_txns END AS transactions
+  FROM pg_catalog.pg_replication_slots s
+  LEFT JOIN pg_catalog.pg_stat_replication_slots t ON t.slot_name = s.slot_name;
+
+-- name: wal_end
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint END AS position;
 
 -- name: internal_schema
 -- Our own schema, where there is one of that name: may we use it, and is it ours?

@@ -35,9 +35,11 @@ SELECT o.logical, o.shard, p.relname AS parent, c.relname AS partition,
  ORDER BY o.shard, o.logical, c.relname;
 
 -- name: replication
--- How far the copies of reference tables are behind: bytes of WAL not yet confirmed, per slot.
+-- How far the copies of reference tables are behind: bytes of WAL not yet confirmed, per slot. Nothing confirms a lost one.
 SELECT s.slot_name::text AS slot, s.active,
-       (pg_catalog.pg_current_wal_lsn() - s.confirmed_flush_lsn)::bigint AS behind, s.wal_status
+       CASE WHEN s.wal_status <> 'lost'
+            THEN (pg_catalog.pg_current_wal_lsn() - s.confirmed_flush_lsn)::bigint END AS behind,
+       s.wal_status, s.confirmed_flush_lsn::text AS confirmed, pg_catalog.pg_current_wal_lsn()::text AS current
   FROM pg_catalog.pg_replication_slots s
  WHERE s.slot_name LIKE 'parlant\_shard\_%%' AND s.database = current_database()
    AND %(namespace)s <> '' AND %(topology)s <> ''
