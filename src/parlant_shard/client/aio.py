@@ -13,6 +13,7 @@ import psycopg
 from psycopg import AsyncRawCursor, AsyncRawServerCursor
 
 from parlant_shard.client import aiocopying, batch, failures
+from parlant_shard.client.aside import AsyncAside
 from parlant_shard.client.bound import (
     Bound,
     Described,
@@ -20,6 +21,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    of_savepoint,
 )
 from parlant_shard.client.options import RowFactory
 from parlant_shard.client.pools import AsyncConnection as Real
@@ -62,6 +64,7 @@ class AsyncRouter(Routing):
     ) -> None:
         super().__init__(topology, shard_map, options)
         self.pools = AsyncPools(topology, self.options)
+        self.aside = AsyncAside(topology, self.options)
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -83,6 +86,7 @@ class AsyncRouter(Routing):
             self._closed = True
         await asyncio.to_thread(self._maps.close)
         await self.pools.close()
+        await self.aside.close()
 
     async def refresh(self) -> ShardMap:
         """Load the map again, now."""
@@ -382,10 +386,11 @@ class AsyncConnection(Bound):
         try:
             async with self.block(real.pipeline()) as pipeline:
                 outer, self._pipeline = self._pipeline, pipeline
+                context.piped = True
                 try:
                     yield pipeline
                 finally:
-                    self._pipeline = outer
+                    self._pipeline, context.piped = outer, outer is not None
         finally:
             if not before:
                 context.unpin()
@@ -427,11 +432,17 @@ class AsyncConnection(Bound):
 
     async def _carry_out(self, command: Command) -> Any:
         match command:
-            case Run(route, targets, call):
+            case Run(route, targets, call, apart):
+                if apart:
+                    return [await self._apart(targets[0], route, call)]
                 if len(targets) == 1:
                     return [await self._one(targets[0], route, call)]
                 await self._release()
                 return await self.router.parallel(lambda t: self._apart(t, route, call), targets)
+            case Ask(on, params, "own"):
+                return await self._ask_here(on, params)
+            case Ask(on, params, "aside"):
+                return await self.router.aside.ask(on, params)
             case Ask(on, params):
                 return await self._ask(on, params)
             case Refresh():
@@ -489,29 +500,37 @@ class AsyncConnection(Bound):
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers; in a transaction, here on its own connection."""
-        context = self.context
-        if not context.pinned:
-            await self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools."""
+        await self._release()
 
         async def ask(server: str) -> list[Any]:
-            if context.pinned and self._real is not None and self._real[0] == server:
-                own = await self._real[1].execute(on[server], params)
-                return await own.fetchall()
             real = await self.router.pools.acquire(server)
             try:
-                cursor = await real.execute(on[server], params)
-                return await cursor.fetchall()
+                return await (await real.execute(on[server], params)).fetchall()
+            except psycopg.Error as error:
+                raise of_probe(error, server) from error
             finally:
                 await self.router.pools.release(server, real)
 
-        async def translated(server: str) -> list[Any]:
-            try:
-                return await ask(server)
-            except psycopg.Error as error:
-                raise of_probe(error, server) from error
+        return [row for rows in await self.router.parallel(ask, on) for row in rows]
 
-        return [row for rows in await self.router.parallel(translated, on) for row in rows]
+    async def _ask_here(self, on: Any, params: Any) -> list[Any]:
+        """Run a query of ours within the transaction, which goes on if the query fails."""
+        assert self._real is not None
+        server, real = self._real
+        begin, end, back = of_savepoint("parlant_shard_look_up")
+        apart = self._pipeline is None  # the application's own pipeline ends with a failure
+        try:
+            async with real.pipeline() if apart else nullcontext():
+                await real.execute(begin, prepare=False)
+                cursor = await real.execute(on[server], params, prepare=False)
+                await real.execute(end, prepare=False)
+                return await cursor.fetchall()
+        except psycopg.Error as error:
+            if apart:
+                with suppress(psycopg.Error):
+                    await real.execute(back)
+            raise self.translated(error) from error
 
     def _cursor(self, real: Real, route: Route, row_factory: RowFactory | None) -> Any:
         factory = row_factory or self.row_factory

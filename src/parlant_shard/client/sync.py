@@ -15,6 +15,7 @@ import psycopg
 from psycopg import RawCursor, RawServerCursor
 
 from parlant_shard.client import batch, copying, failures
+from parlant_shard.client.aside import Aside
 from parlant_shard.client.bound import (
     Bound,
     Described,
@@ -22,6 +23,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    of_savepoint,
     threads_for,
 )
 from parlant_shard.client.options import RowFactory
@@ -64,6 +66,7 @@ class Router(Routing):
         super().__init__(topology, shard_map, options)
         self._maps.start()
         self.pools = Pools(topology, self.options)
+        self.aside = Aside(topology, self.options)
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -81,6 +84,7 @@ class Router(Routing):
             self._closed = True
         self._maps.close()
         self.pools.close()
+        self.aside.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -383,10 +387,11 @@ class Connection(Bound):
         try:
             with self.block(real.pipeline()) as pipeline:
                 outer, self._pipeline = self._pipeline, pipeline
+                context.piped = True
                 try:
                     yield pipeline
                 finally:
-                    self._pipeline = outer
+                    self._pipeline, context.piped = outer, outer is not None
         finally:
             if not before:
                 context.unpin()
@@ -428,11 +433,17 @@ class Connection(Bound):
 
     def _carry_out(self, command: Command) -> Any:
         match command:
-            case Run(route, targets, call):
+            case Run(route, targets, call, apart):
+                if apart:
+                    return [self._apart(targets[0], route, call)]
                 if len(targets) == 1:
                     return [self._one(targets[0], route, call)]
                 self._release()
                 return self.router.parallel(lambda t: self._apart(t, route, call), targets)
+            case Ask(on, params, "own"):
+                return self._ask_here(on, params)
+            case Ask(on, params, "aside"):
+                return self.router.aside.ask(on, params)
             case Ask(on, params):
                 return self._ask(on, params)
             case Refresh():
@@ -487,27 +498,37 @@ class Connection(Bound):
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers; in a transaction, here on its own connection."""
-        context = self.context
-        if not context.pinned:
-            self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools."""
+        self._release()
 
         def ask(server: str) -> list[Any]:
-            if context.pinned and self._real is not None and self._real[0] == server:
-                return self._real[1].cursor().execute(on[server], params).fetchall()
             real = self.router.pools.acquire(server)
             try:
                 return real.execute(on[server], params).fetchall()
+            except psycopg.Error as error:
+                raise of_probe(error, server) from error
             finally:
                 self.router.pools.release(server, real)
 
-        def translated(server: str) -> list[Any]:
-            try:
-                return ask(server)
-            except psycopg.Error as error:
-                raise of_probe(error, server) from error
+        return [row for rows in self.router.parallel(ask, on) for row in rows]
 
-        return [row for rows in self.router.parallel(translated, on) for row in rows]
+    def _ask_here(self, on: Any, params: Any) -> list[Any]:
+        """Run a query of ours within the transaction, which goes on if the query fails."""
+        assert self._real is not None
+        server, real = self._real
+        begin, end, back = of_savepoint("parlant_shard_look_up")
+        apart = self._pipeline is None  # the application's own pipeline ends with a failure
+        try:
+            with real.pipeline() if apart else nullcontext():
+                real.execute(begin, prepare=False)
+                cursor = real.execute(on[server], params, prepare=False)
+                real.execute(end, prepare=False)
+                return cursor.fetchall()
+        except psycopg.Error as error:
+            if apart:
+                with suppress(psycopg.Error):
+                    real.execute(back)
+            raise self.translated(error) from error
 
     def _cursor(self, real: Real, route: Route, row_factory: RowFactory | None) -> Any:
         factory = row_factory or self.row_factory

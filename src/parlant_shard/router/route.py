@@ -46,11 +46,15 @@ class RouteTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """The row whose workspace decides: `value` in a unique column of a sharded table."""
+    """The row whose workspace decides: `value` in a unique column of a sharded table.
+
+    Not `possible`: the column's type has no such value, so nobody need be asked.
+    """
 
     table: str
     column: str
     value: Any
+    possible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ class Route:
 
     `writes` is true where the statement may change or lock rows. `code`, `reason` and `hint` are
     set on refusals alone. `numbered` says that the text has `$1` placeholders, which psycopg
-    sends with its raw cursors only.
+    sends with its raw cursors only. `shows_row`, of a look-up: a row that the statement yields or
+    changes proves that the row looked up is there, and without one it did nothing at all.
     """
 
     kind: Kind
@@ -74,6 +79,7 @@ class Route:
     hint: str | None = None
     writes: bool = False
     numbered: bool = False
+    shows_row: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """The JSON of `route --output json`."""
