@@ -500,18 +500,28 @@ class AsyncConnection(Bound):
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers, in parallel, over connections of the pools."""
-        await self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools.
 
-        async def ask(server: str) -> list[Any]:
-            real = await self.router.pools.acquire(server)
+        On one server over the connection that is held, or that the statement will take anyway.
+        """
+
+        async def sent(real: Real, server: str) -> list[Any]:
             try:
                 return await (await real.execute(on[server], params)).fetchall()
             except psycopg.Error as error:
                 raise of_probe(error, server) from error
+
+        async def ask(server: str) -> list[Any]:
+            real = await self.router.pools.acquire(server)
+            try:
+                return await sent(real, server)
             finally:
                 await self.router.pools.release(server, real)
 
+        if len(on) == 1 and not self.context.transaction:
+            (server,) = on
+            return await sent(await self.real(server), server)
+        await self._release()
         return [row for rows in await self.router.parallel(ask, on) for row in rows]
 
     async def _ask_here(self, on: Any, params: Any) -> list[Any]:

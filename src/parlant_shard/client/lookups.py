@@ -26,19 +26,24 @@ _VALUES = {
 }
 
 
-def probes(shard_map: ShardMap, lookup: Lookup, *, walled: bool = False) -> dict[str, sql.Composed]:
+def probes(
+    shard_map: ShardMap, lookup: Lookup, *, walled: bool = False, server: str | None = None
+) -> dict[str, sql.Composed]:
     """One query per server, over its shards, with the parameter `value`: workspaces of the row.
+
+    With `server` for that one alone.
 
     Behind row-level security (`walled`) nobody sees a row without its workspace: a function of the
     server tells that alone. The value is one that the column's type has, so no query fails for it.
     """
+    shards = {n: s for n, s in sorted(shard_map.shards.items()) if server in {None, s.server}}
     value = _VALUES[id_type(shard_map.tables[lookup.table].type_of(lookup.column)) or "text"]
     if walled:
         name = rls.look_up_name(lookup.table, lookup.column)
         ask = sql.SQL("SELECT {}({})").format(sql.Identifier("parlant_shard", name), value)
-        return {about.server: ask for _, about in sorted(shard_map.shards.items())}
+        return {about.server: ask for about in shards.values()}
     found: dict[str, list[sql.Composable]] = {}
-    for shard, about in sorted(shard_map.shards.items()):
+    for shard, about in shards.items():
         found.setdefault(about.server, []).append(
             sql.SQL(
                 "SELECT {key}::pg_catalog.text FROM {table} "

@@ -234,18 +234,16 @@ def _located(
     What is remembered may be wrong by now, so its server alone is asked whether the row is still
     there, unless it is trusted.
     """
-    on = probes(shard_map, lookup, walled=core.walled)
-    params = {"value": lookup.value}
     last = context.seen.get(lookup) or core.cache.get(lookup)
     shard = shard_map.place(last) if last is not None else None
     server = None if shard is None else shard_map.shards[shard].server
     if last is not None and server is not None and context.server in {None, server}:
         if trust and context.shard in {None, shard}:
             return Located((last,), "known from an earlier look-up", unsure=True)
-        rows = yield Ask({server: on[server]}, params, by="own" if context.pinned else "pools")
-        if _owners(rows) == (last,):
+        if (yield from _is_there(core, shard_map, lookup, context, server=server, owner=last)):
             return Located((last,), "known from an earlier look-up, and still there")
-        _forget(core, context, lookup)
+    on = probes(shard_map, lookup, walled=core.walled)
+    params = {"value": lookup.value}
     if context.pinned and context.server in on:
         # Its own server first: only its own connection sees what the transaction has written.
         rows = yield Ask({context.server: on.pop(context.server)}, params, by="own")
@@ -260,6 +258,19 @@ def _located(
         core.cache.put(lookup, owners[0])
     count = len(on) + (context.pinned and context.server not in on)
     return Located(owners, f"looked up on {count} server{'' if count == 1 else 's'}")
+
+
+def _is_there(
+    core: Core, shard_map: ShardMap, lookup: Lookup, context: Context, *, server: str, owner: str
+) -> Generator[Command, Any, bool]:
+    """Ask the server of a remembered place whether the row is there. If not, forget the place."""
+    on = probes(shard_map, lookup, walled=core.walled, server=server)
+    by: Literal["own", "pools"] = "own" if context.pinned else "pools"
+    rows = yield Ask(on, {"value": lookup.value}, by=by)
+    there = _owners(rows) == (owner,)
+    if not there:
+        _forget(core, context, lookup)
+    return there
 
 
 def _owners(rows: Iterable[Sequence[Any]]) -> tuple[str, ...]:
@@ -414,9 +425,12 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
                     continue
             raise failure(error, targets[0], route, context) from error
         answer = joined(answers)
-        if unsure and answer.rowcount == 0:
-            before = route, answer
-            continue
+        if unsure and answer.rowcount == 0 and route.lookup is not None:
+            server, (owner,) = targets[0].server, route.workspaces
+            asked = _is_there(core, shard_map, route.lookup, context, server=server, owner=owner)
+            if not (yield from asked):
+                before = route, answer
+                continue
         if route.lookup is not None and route.statement == "delete":
             _forget(core, context, route.lookup)
         return answer

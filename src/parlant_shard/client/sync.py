@@ -498,18 +498,28 @@ class Connection(Bound):
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers, in parallel, over connections of the pools."""
-        self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools.
 
-        def ask(server: str) -> list[Any]:
-            real = self.router.pools.acquire(server)
+        On one server over the connection that is held, or that the statement will take anyway.
+        """
+
+        def sent(real: Real, server: str) -> list[Any]:
             try:
                 return real.execute(on[server], params).fetchall()
             except psycopg.Error as error:
                 raise of_probe(error, server) from error
+
+        def ask(server: str) -> list[Any]:
+            real = self.router.pools.acquire(server)
+            try:
+                return sent(real, server)
             finally:
                 self.router.pools.release(server, real)
 
+        if len(on) == 1 and not self.context.transaction:
+            (server,) = on
+            return sent(self.real(server), server)
+        self._release()
         return [row for rows in self.router.parallel(ask, on) for row in rows]
 
     def _ask_here(self, on: Any, params: Any) -> list[Any]:
