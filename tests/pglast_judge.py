@@ -366,7 +366,9 @@ class _Judge:
         """Say whether an expression is a parameter that holds a workspace of this target."""
         while isinstance(node, ast.TypeCast):
             node = node.arg
-        return isinstance(node, ast.ParamRef) and self._is_ours(self.values.get(node.number))
+        if not isinstance(node, ast.ParamRef) or node.number not in self.values:
+            return False
+        return self._is_ours(self.values[node.number])
 
     def _is_key(self, node: Any) -> bool:
         """Say whether an expression in the place of the key is the tenant, written out or not."""
@@ -379,8 +381,8 @@ class _Judge:
         return self._is_tenant(node)
 
     def _is_ours(self, value: Any) -> bool:
-        if value == "" and not self.route.workspaces:
-            return True  # nobody: what is routed so finds no row
+        if value is None and not self.route.workspaces:
+            return True  # nobody: no key equals NULL, so what is routed so finds no row
         if value not in self.route.workspaces:
             return False
         return self.target.shard is None or self.map.place(value) == self.target.shard

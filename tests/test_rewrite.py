@@ -86,13 +86,22 @@ def test_a_deep_stack_of_the_caller_is_not_held_against_the_statement() -> None:
         (READ, {"params": iter(["active"])}),
         (READ, {"params": []}),
         ("SELECT * FROM parlant_event WHERE session_id = %s", {"params": [[1]], "workspace": None}),
-        ("SELECT * FROM parlant_event WHERE session_id = %s", {"params": ["x"], "workspace": None}),
         ("SELECT * FROM parlant_agent WHERE workspace_id = %s", {"params": [{}]}),
         ("SELECT * FROM parlant_agent WHERE workspace_id = %s", {"params": [b"ws_a"]}),
     ],
 )
 def test_values_of_a_wrong_type_are_refused_and_not_raised(sql: str, call: dict[str, Any]) -> None:
     assert (route(sql, **call).kind, route(sql, **call).code) == (Kind.REFUSED, "PS620")
+
+
+def test_an_id_that_its_column_cannot_hold_is_judged_by_a_server() -> None:
+    """Nobody is asked whose it is, and a server says what it says of such a value."""
+    sql = "SELECT * FROM parlant_event WHERE session_id = %s"
+    found = route(sql, params=["x"], workspace=None)
+    assert (found.kind, found.lookup.possible) == (Kind.LOOKUP, False)
+    nowhere = route(sql, params=["x"], workspace=None, absent=True)
+    assert (nowhere.kind, nowhere.workspaces) == (Kind.DIRECT, ())
+    assert nowhere.targets[0].params == [None, "x"]
 
 
 @pytest.mark.parametrize("end", ["/* \0 */", "/* \ud800 */"])

@@ -101,11 +101,12 @@ def look_up_name(table: str, column: str) -> str:
 
 
 def look_up(
-    table: str, column: str, *, namespace: str, key: str, physical: Sequence[str]
+    table: str, column: str, type_: str, *, namespace: str, key: str, physical: Sequence[str]
 ) -> tuple[str, str]:
     """The function that tells the workspace of a row and nothing else: signature and definition.
 
-    It asks all shards of its server; an id that is on two of them gives two rows.
+    `type_` is that of the column without its length: an argument has none. The function asks all
+    shards of its server; an id that is on two of them gives two rows.
     """
     branches = SQL("\n    UNION ALL\n    ").join(
         SQL("SELECT t.{}::text FROM {} t WHERE t.{} = $1").format(
@@ -113,7 +114,7 @@ def look_up(
         )
         for name in physical
     )
-    signature = f"parlant_shard.{canonical.quote(look_up_name(table, column))}(wanted uuid)"
+    signature = f"parlant_shard.{canonical.quote(look_up_name(table, column))}(wanted {type_})"
     body = f"\nBEGIN\n  RETURN QUERY\n    {render(branches)};\nEND;\n"
     return signature, _function(
         signature, "SETOF text", "STABLE PARALLEL SAFE SECURITY DEFINER", body

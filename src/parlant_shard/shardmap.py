@@ -10,6 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,9 @@ _FIRST_FORMAT = 1  # 0.1.0: without `keyed`
 
 TableKind = Literal["sharded", "reference", "host"]
 Keyed = Literal["nullable", "required"]
+
+ID_TYPES = ("uuid", "text", "character varying", "character", "bigint", "integer", "smallint")
+"""Types of columns by whose values a row can be looked up, without a length."""
 
 
 def bucket(workspace: str) -> int:
@@ -56,6 +60,65 @@ def spelled(workspace: str, key_type: str) -> str | None:
     except ValueError:
         return None
     return workspace
+
+
+def id_type(type_: str | None) -> str | None:
+    """The type of an id's column, as ID_TYPES has it. None: rows are not looked up by it."""
+    base = (type_ or "").partition("(")[0]
+    return base if base in ID_TYPES else None
+
+
+def id_value(value: Any, type_: str) -> str | int | None:
+    """An id in the one spelling by which it is looked up. None: no row of that type can equal it.
+
+    Wider than PostgreSQL's own input: the value that the statement itself carries is judged by the
+    server. Raises ValueError or TypeError if only the server can say what the value equals.
+    """
+    if isinstance(value, str):
+        value = str.__str__(value)  # an enum of texts shows its name otherwise
+    if type_ == "uuid":
+        return _uuid(value)
+    if type_ in _INTEGERS:
+        number = _integer(value)
+        limit = 1 << _INTEGERS[type_]
+        return number if number is not None and -limit <= number < limit else None
+    if not isinstance(value, str | int | UUID) or isinstance(value, bool):
+        raise TypeError("no text")
+    text = str(value)
+    if "\0" in text or not _is_encodable(text):
+        return None
+    # Blanks at the end of a char(n) do not count.
+    return text.rstrip(" ") if type_ == "character" else text
+
+
+def _uuid(value: Any) -> str | None:
+    if isinstance(value, bytes | bytearray | memoryview | list | tuple | dict | set):
+        raise TypeError("no uuid")
+    try:
+        return str(value if isinstance(value, UUID) else UUID(str(value)))
+    except ValueError:
+        return None
+
+
+def _integer(value: Any) -> int | None:
+    """The integer that a value is equal to. A fraction may have been cast, which rounds it."""
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, str):
+        for base in (10, 0):
+            try:
+                return int(value, base)
+            except ValueError:
+                continue
+    elif not isinstance(value, float | Decimal):
+        raise TypeError("no number")
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or number != number.to_integral_value():
+        raise ValueError("a fraction")
+    return int(number) if abs(number) < 1 << 64 else None
 
 
 class Placer:
@@ -197,6 +260,8 @@ class ShardMap:
     types: tuple[str, ...] = ()  # enums of the schema
     functions: tuple[str, ...] = ()  # functions of the schema: never callable by default
     lookup: bool = True  # whether an id alone, without a context, may decide
+    # By which types of columns rows are looked up; behind row-level security there are functions.
+    lookup_types: tuple[str, ...] = ID_TYPES
     purged: tuple[str, ...] = ()  # workspaces that are being purged or were: on no shard
     epoch: int = 0  # grows with every stored map
 
@@ -241,6 +306,7 @@ class ShardMap:
             "key_type": self.key_type,
             "coordinator": self.coordinator,
             "lookup": self.lookup,
+            "lookup_types": list(self.lookup_types),
             "epoch": self.epoch,
             "purged": list(self.purged),
             "shards": {n: asdict(s) for n, s in sorted(self.shards.items())},
@@ -274,6 +340,8 @@ class ShardMap:
                 key_type=str(data["key_type"]),
                 coordinator=str(data["coordinator"]),
                 lookup=bool(data["lookup"]),
+                # An older map: its release looked up uuids alone, and made functions for no others.
+                lookup_types=tuple(map(str, data.get("lookup_types", ("uuid",)))),
                 epoch=int(data["epoch"]),
                 purged=tuple(map(str, data.get("purged", ()))),
                 shards={n: _shard(s) for n, s in data["shards"].items()},
@@ -350,10 +418,12 @@ def _table(data: Any, version: int) -> MapTable:
 
 def _is_storable(workspace: str) -> bool:
     """Say whether PostgreSQL could hold it: not empty, no NUL, no half of a surrogate pair."""
-    if not workspace or "\0" in workspace:
-        return False
+    return bool(workspace) and "\0" not in workspace and _is_encodable(workspace)
+
+
+def _is_encodable(text: str) -> bool:
     try:
-        workspace.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -153,7 +153,8 @@ class Sharded:
         )
         if route.kind is Kind.LOOKUP:
             assert route.lookup is not None
-            found = self._look_up(route.lookup.table, route.lookup.column, route.lookup.value)
+            look = route.lookup
+            found = self._look_up(look.table, look.column, look.value) if look.possible else None
             route = rewrite(
                 text, shard_map=self.map, workspace=found, params=params, absent=found is None
             )

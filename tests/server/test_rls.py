@@ -443,6 +443,49 @@ def test_a_look_up_tells_the_workspace_and_nothing_else(world: World, who: Roles
             other.execute(ask.format(theirs))  # type: ignore[arg-type]
 
 
+def test_apply_brings_look_up_functions_to_the_types_of_their_columns(
+    tmp_path: Path, clusters: Clusters, who: Roles
+) -> None:
+    """From a release that looked up uuids alone, and when the type of a column changes."""
+    world = World(tmp_path, clusters)
+    walled: dict[str, Any] = {
+        "isolation": {"rls": True, "role": who.application},
+        "lookup": "trusted",
+    }
+    shards = {"s1": ["ws1"]}
+    ddl = SCHEMA + (
+        "CREATE TABLE tag (id varchar(9) PRIMARY KEY, workspace_id text NOT NULL, n smallint);"
+        "CREATE TABLE step (id integer PRIMARY KEY, tag_id varchar(9) REFERENCES tag (id));"
+    )
+    there = (
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE 'workspace_of%' ORDER BY 1"
+    )
+    before = layout(shards, ddl=ddl, **walled)
+    world.converge(before)
+    uuids = [f"parlant_shard.workspace_of_{t}__id(uuid)" for t in ("account", "item", "log")]
+    step, tag = "parlant_shard.workspace_of_step__id", "parlant_shard.workspace_of_tag__id"
+    now = [*uuids, f"{step}(integer)", f"{tag}(character varying)"]
+    assert [name for (name,) in world.rows(there)] == now
+    # As the older release left it.
+    world.execute(
+        f"DROP FUNCTION {step}(integer)",
+        f"DROP FUNCTION {tag}(varchar)",
+        "UPDATE parlant_shard.map SET map = map - 'lookup_types'",
+    )
+    titles = [s.title for s in world.plan(before).steps]
+    assert sum("workspace_of" in title for title in titles) == 2, titles
+    world.converge(before)
+    assert [name for (name,) in world.rows(there)] == now
+    assert world.value("SELECT map ? 'lookup_types' FROM parlant_shard.map")
+    wider = ddl.replace("id integer PRIMARY KEY", "id bigint PRIMARY KEY")
+    world.converge(layout(shards, ddl=wider, **walled))
+    assert [name for (name,) in world.rows(there)] == [
+        *uuids,
+        f"{step}(bigint)",
+        f"{tag}(character varying)",
+    ]
+
+
 def test_without_trust_there_is_no_such_function(
     tmp_path: Path, clusters: Clusters, who: Roles
 ) -> None:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import AsyncRawCursor, AsyncRawServerCursor
 
 from parlant_shard.client import aiocopying, batch, failures
+from parlant_shard.client.aside import AsyncAside
 from parlant_shard.client.bound import (
     Bound,
     Described,
@@ -20,6 +21,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    of_savepoint,
     own_cursor,
 )
 from parlant_shard.client.options import RowFactory
@@ -68,6 +70,7 @@ class AsyncRouter(Routing):
     ) -> None:
         super().__init__(topology, shard_map, options)
         self.pools = AsyncPools(topology, self.options)
+        self.aside = AsyncAside(topology, self.options)
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -89,6 +92,7 @@ class AsyncRouter(Routing):
             self._closed = True
         await asyncio.to_thread(self._maps.close)
         await self.pools.close()
+        await self.aside.close()
 
     async def refresh(self) -> ShardMap:
         """Load the map again, now."""
@@ -406,10 +410,12 @@ class AsyncConnection(Bound):
                 async with self.block(real.pipeline()) as pipeline:
                     outer = self._pipeline, self._doubted
                     self._pipeline, self._doubted = pipeline, doubted
+                    context.piped = True
                     try:
                         yield AsyncPipeline(pipeline, doubted, self.translated)
                     finally:
                         self._pipeline, self._doubted = outer
+                        context.piped = outer[0] is not None
         finally:
             if not before:
                 context.unpin()
@@ -453,11 +459,17 @@ class AsyncConnection(Bound):
 
     async def _carry_out(self, command: Command) -> Any:
         match command:
-            case Run(route, targets, call):
+            case Run(route, targets, call, apart):
+                if apart:
+                    return [await self._apart(targets[0], route, call)]
                 if len(targets) == 1:
                     return [await self._one(targets[0], route, call)]
                 await self._release()
                 return await self.router.parallel(lambda t: self._apart(t, route, call), targets)
+            case Ask(on, params, "own"):
+                return await self._ask_here(on, params)
+            case Ask(on, params, "aside"):
+                return await self.router.aside.ask(on, params)
             case Ask(on, params):
                 return await self._ask(on, params)
             case Refresh():
@@ -541,10 +553,10 @@ class AsyncConnection(Bound):
             self.context.admitted = admitted
 
     async def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers; in a transaction, here on its own connection."""
-        context = self.context
-        if not context.pinned:
-            await self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools.
+
+        On one server over the connection that is held, or that the statement will take anyway.
+        """
 
         async def rows(real: Real, server: str) -> list[Any]:
             with Doubted(real):
@@ -552,22 +564,43 @@ class AsyncConnection(Bound):
                 await cursor.execute(on[server], params)
                 return await cursor.fetchall()  # type: ignore[no-any-return]
 
-        async def ask(server: str) -> list[Any]:
-            if context.pinned and self._real is not None and self._real[0] == server:
-                return await rows(self._real[1], server)
-            real = await self.router.pools.acquire(server)
+        async def sent(real: Real, server: str) -> list[Any]:
             try:
                 return await self._twice(lambda: rows(real, server))
-            finally:
-                await self.router.pools.release(server, real)
-
-        async def translated(server: str) -> list[Any]:
-            try:
-                return await ask(server)
             except psycopg.Error as error:
                 raise of_probe(error, server) from error
 
-        return [row for rows in await self.router.parallel(translated, on) for row in rows]
+        async def ask(server: str) -> list[Any]:
+            real = await self.router.pools.acquire(server)
+            try:
+                return await sent(real, server)
+            finally:
+                await self.router.pools.release(server, real)
+
+        if len(on) == 1 and not self.context.transaction:
+            (server,) = on
+            return await sent(await self.real(server), server)
+        await self._release()
+        return [row for rows in await self.router.parallel(ask, on) for row in rows]
+
+    async def _ask_here(self, on: Any, params: Any) -> list[Any]:
+        """Run a query of ours within the transaction, which goes on if the query fails."""
+        assert self._real is not None
+        server, real = self._real
+        begin, end, back = of_savepoint("parlant_shard_look_up")
+        apart = self._pipeline is None  # the application's own pipeline ends with a failure
+        try:
+            async with real.pipeline() if apart else nullcontext():
+                await real.execute(begin, prepare=False)
+                cursor = own_cursor(real.cursor())
+                await cursor.execute(on[server], params, prepare=False)
+                await real.execute(end, prepare=False)
+                return await cursor.fetchall()  # type: ignore[no-any-return]
+        except psycopg.Error as error:
+            if apart:
+                with suppress(psycopg.Error):
+                    await real.execute(back)
+            raise self.translated(error) from error
 
     def _cursor(self, real: Real, route: Route, row_factory: RowFactory | None) -> Any:
         factory = row_factory or self.row_factory

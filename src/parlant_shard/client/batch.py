@@ -11,8 +11,19 @@ import psycopg
 
 from parlant_shard.client import failures
 from parlant_shard.client.result import Answer
-from parlant_shard.client.steps import Call, Command, Context, Core, check_count, placed, routed
-from parlant_shard.router.route import Route, RouteTarget
+from parlant_shard.client.steps import (
+    Call,
+    Command,
+    Context,
+    Core,
+    Located,
+    check_count,
+    is_nowhere,
+    nowhere,
+    placed,
+    routed,
+)
+from parlant_shard.router.route import Lookup, Route, RouteTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +43,19 @@ def planned(
     route: Route | None = None
     targets: list[RouteTarget] = []
     workspaces: dict[str, None] = {}
+    known: dict[Lookup, Located] = {}
+    routes = []
     for call in calls:
         check_count(call.params)
-        route = yield from routed(core, shard_map, call, context)
+        routes.append((yield from routed(core, shard_map, call, context, known=known)))
+    # A set whose row is nowhere finds nothing wherever it goes: to the others, then.
+    home = next((r.targets[0].shard for r in routes if r.targets and not is_nowhere(r)), None)
+    for call, given in zip(calls, routes, strict=True):
+        lost = home is not None and is_nowhere(given)
+        route = nowhere(shard_map, call, context, given, shard=home) if lost else given
         found = placed(route, context, shard_map)
+        if lost:
+            found = tuple(replace(t, shard=home) for t in found)
         check_count(found[0].params, route)
         if route.question is not None:
             raise failures.refused(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.types.string import TextLoader
 
 from parlant_shard.client import failures
@@ -232,6 +233,16 @@ def of_probe(error: psycopg.Error, server: str) -> Exception:
     if isinstance(error, ShardError):
         return error
     return failures.of_statement(error, server=server, writes=False)
+
+
+def of_savepoint(name: str) -> tuple[sql.Composed, sql.Composed, sql.Composed]:
+    """How a savepoint begins, how it ends, and how all since is undone."""
+    savepoint = sql.Identifier(name)
+    return (
+        sql.SQL("SAVEPOINT {}").format(savepoint),
+        sql.SQL("RELEASE SAVEPOINT {}").format(savepoint),
+        sql.SQL("ROLLBACK TO SAVEPOINT {0}; RELEASE SAVEPOINT {0}").format(savepoint),
+    )
 
 
 def needs_transaction(name: str) -> ShardError:

@@ -236,6 +236,18 @@ def too_old(topology: str, coordinator: str, *, age: float) -> ShardError:
     )
 
 
+def looking_up(server: str, *, timeout: float) -> ShardError:
+    """The connection for look-ups of transactions was in use for too long: nothing was sent."""
+    return _dual(
+        RoutingError,
+        PoolTimeout(""),
+        f'the look-ups of other transactions on server "{server}" took {timeout:g} s',
+        "PS655",
+        "nothing was sent, and the transaction goes on; give transactions their workspace, so that "
+        "they look nothing up, and see in pg_stat_activity what holds the look-up on that server",
+    )
+
+
 def closed(what: str) -> ShardError:
     return _dual(
         RoutingError,

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
@@ -70,6 +70,8 @@ class Context:
     pinned: bool = False  # to the server below: by a transaction that has begun, or a pipeline
     server: str | None = None
     shard: str | None = None
+    piped: bool = False  # within a pipeline: an answer is not known when a statement was sent
+    seen: dict[Lookup, str] = field(default_factory=dict)  # what only this transaction saw
     admitted: str | None = None  # whom row-level security lets this transaction see
     elsewhere: str | None = None  # the server of a batch that does not belong on a shard
 
@@ -97,6 +99,7 @@ class Context:
 
     def unpin(self) -> None:
         self.pinned, self.server, self.shard = False, None, None
+        self.seen.clear()
 
 
 # --- what is to be done ---------------------------------------------------------------------------
@@ -104,19 +107,28 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run the targets, in parallel where there are several; answer: one Answer each, in order."""
+    """Run the targets, in parallel where there are several; answer: one Answer each, in order.
+
+    With `apart`, on a connection of its own: the transaction does not begin with it.
+    """
 
     route: Route
     targets: tuple[RouteTarget, ...]
     call: Call
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Run a query of ours per server, in parallel; answer: the rows (tuples) of all."""
+    """Run a query of ours per server; answer: the rows (tuples) of all.
+
+    `by` says over which connections: of the pools, in parallel; the transaction's own, which sees
+    its own rows; or those that are kept for look-ups, since a transaction holds one of a pool.
+    """
 
     on: Mapping[str, sql.Composable | bytes]
     params: Mapping[str, Any]
+    by: Literal["pools", "own", "aside"] = "pools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +176,41 @@ class Core:
 # --- routing --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The workspaces that have a row, and how that is known. `unsure`: from memory alone."""
+
+    owners: tuple[str, ...]
+    how: str
+    unsure: bool = False
+
+
 def routed(
-    core: Core, shard_map: ShardMap, call: Call, context: Context
+    core: Core,
+    shard_map: ShardMap,
+    call: Call,
+    context: Context,
+    *,
+    known: dict[Lookup, Located] | None = None,
 ) -> Generator[Command, Any, Route]:
-    """Route a statement; look its id up where that decides. The route may be a refusal."""
+    """Route a statement; look its id up where that decides. The route may be a refusal.
+
+    `known` is filled with what was looked up, for the next statements of a batch.
+    """
+    route, _ = yield from _routed(core, shard_map, call, context, known=known)
+    return route
+
+
+def _routed(
+    core: Core,
+    shard_map: ShardMap,
+    call: Call,
+    context: Context,
+    *,
+    trust: bool = False,
+    known: dict[Lookup, Located] | None = None,
+) -> Generator[Command, Any, tuple[Route, bool]]:
+    """A route, and whether it is unsure: with `trust` a row may be where it was, unasked."""
     workspace = None if context.everything else context.workspace
     route = rewrite(
         call.sql,
@@ -176,30 +219,109 @@ def routed(
         params=call.params,
         all_workspaces=context.everything,
     )
-    if route.kind is not Kind.LOOKUP or route.lookup is None:
-        return route
     lookup = route.lookup
-    found = core.cache.get(lookup)
-    how = "known from an earlier look-up"
+    if route.kind is not Kind.LOOKUP or lookup is None:
+        return route, False
+    if not lookup.possible:
+        return nowhere(shard_map, call, context, route), False
+    found = None if known is None else known.get(lookup)
     if found is None:
-        on = probes(shard_map, lookup, walled=core.walled)
-        rows = yield Ask(on, {"value": lookup.value})
-        owners = sorted({str(row[0]) for row in rows})
-        if len(owners) > 1:
-            return _on_two(route, lookup)
-        if not owners:
-            if route.statement == "insert":
-                return _on_none(route, lookup)
-            absent = rewrite(call.sql, shard_map=shard_map, params=call.params, absent=True)
-            return replace(
-                absent, lookup=lookup, why=(*absent.why, f"{_named(lookup)} is on no shard")
-            )
-        found = owners[0]
-        how = f"looked up on {len(on)} server{'' if len(on) == 1 else 's'}"
-        core.cache.put(lookup, found)
-    final = rewrite(call.sql, shard_map=shard_map, workspace=found, params=call.params)
-    why = f'{_named(lookup)} belongs to workspace "{found}" ({how})'
-    return replace(final, lookup=lookup, why=(why, *final.why))
+        # Only if the answer shows it soon whether the row is there.
+        trust = trust and route.shows_row and not context.piped
+        found = yield from _located(core, shard_map, lookup, context, trust=trust)
+        if known is not None:
+            known[lookup] = found
+    if len(found.owners) > 1:
+        return _on_two(route, lookup), False
+    if not found.owners:
+        return nowhere(shard_map, call, context, route), False
+    (owner,) = found.owners
+    final = rewrite(call.sql, shard_map=shard_map, workspace=owner, params=call.params)
+    why = f'{_named(lookup)} belongs to workspace "{owner}" ({found.how})'
+    return replace(final, lookup=lookup, why=(why, *final.why)), found.unsure
+
+
+def _located(
+    core: Core, shard_map: ShardMap, lookup: Lookup, context: Context, *, trust: bool
+) -> Generator[Command, Any, Located]:
+    """Find the workspaces of a row: where it was last, or else everywhere.
+
+    What is remembered may be wrong by now, so its server alone is asked whether the row is still
+    there, unless it is trusted.
+    """
+    last = context.seen.get(lookup) or core.cache.get(lookup)
+    shard = shard_map.place(last) if last is not None else None
+    server = None if shard is None else shard_map.shards[shard].server
+    if last is not None and server is not None and context.server in {None, server}:
+        if trust and context.shard in {None, shard}:
+            return Located((last,), "known from an earlier look-up", unsure=True)
+        if (yield from _is_there(core, shard_map, lookup, context, server=server, owner=last)):
+            return Located((last,), "known from an earlier look-up, and still there")
+    on = probes(shard_map, lookup, walled=core.walled)
+    params = {"value": lookup.value}
+    if context.pinned and context.server in on:
+        # Its own server first: only its own connection sees what the transaction has written.
+        rows = yield Ask({context.server: on.pop(context.server)}, params, by="own")
+        owners = _owners(rows)
+        if owners:
+            if len(owners) == 1:
+                context.seen[lookup] = owners[0]
+            return Located(owners, "looked up on the transaction's own server")
+    rows = (yield Ask(on, params, by="aside" if context.pinned else "pools")) if on else []
+    owners = _owners(rows)
+    if len(owners) == 1:
+        core.cache.put(lookup, owners[0])
+    count = len(on) + (context.pinned and context.server not in on)
+    return Located(owners, f"looked up on {count} server{'' if count == 1 else 's'}")
+
+
+def _is_there(
+    core: Core, shard_map: ShardMap, lookup: Lookup, context: Context, *, server: str, owner: str
+) -> Generator[Command, Any, bool]:
+    """Ask the server of a remembered place whether the row is there. If not, forget the place."""
+    on = probes(shard_map, lookup, walled=core.walled, server=server)
+    by: Literal["own", "pools"] = "own" if context.pinned else "pools"
+    rows = yield Ask(on, {"value": lookup.value}, by=by)
+    there = _owners(rows) == (owner,)
+    if not there:
+        _forget(core, context, lookup)
+    return there
+
+
+def _owners(rows: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    return tuple(sorted({str(row[0]) for row in rows}))
+
+
+def _forget(core: Core, context: Context, lookup: Lookup) -> None:
+    core.cache.forget(lookup)
+    context.seen.pop(lookup, None)
+
+
+def nowhere(
+    shard_map: ShardMap, call: Call, context: Context, route: Route, *, shard: str | None = None
+) -> Route:
+    """Route a statement whose row is on no shard: it finds nothing, as in one database.
+
+    It goes where the transaction is, or to `shard`. In a transaction it is of no shard, so that it
+    does not decide which one the transaction belongs to.
+    """
+    assert route.lookup is not None
+    if route.statement == "insert":
+        return _on_none(route, route.lookup)
+    if context.pinned:
+        here = (n for n, s in sorted(shard_map.shards.items()) if s.server == context.server)
+        shard = context.shard or next(here, None)
+    found = rewrite(call.sql, shard_map=shard_map, params=call.params, absent=True, shard=shard)
+    why = (*found.why, f"{_named(route.lookup)} is on no shard")
+    targets = found.targets
+    if context.transaction:
+        targets = tuple(replace(t, shard=None) for t in targets)
+    return replace(found, targets=targets, lookup=route.lookup, why=why)
+
+
+def is_nowhere(route: Route) -> bool:
+    """Whether the row that a statement names is on no shard."""
+    return route.lookup is not None and not route.workspaces and bool(route.targets)
 
 
 def _named(lookup: Lookup) -> str:
@@ -318,22 +440,29 @@ def _named_parameters(route: Route) -> int:
 
 
 def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any, Answer]:
-    """Route, run, and try again where that is safe."""
+    """Route, run, and try again where that is safe.
+
+    A place that is remembered and yields nothing is looked up again, and if the row is elsewhere,
+    the statement runs there. It has done nothing at the first place: it is one SELECT, UPDATE or
+    DELETE without sub-queries or CTEs (`shows_row`), no function with an effect is routed, and it
+    met no row. Only triggers FOR EACH STATEMENT run at both places. Any other statement is not sent
+    to a remembered place before the row was found there.
+    """
     refreshed = False
     near = True
     waits = _Waits()
     check_count(call.params)
+    before: tuple[Route, Answer] | None = None
     while True:
         shard_map = core.current()
-        route = yield from routed(core, shard_map, call, context)
+        route, unsure = yield from _routed(core, shard_map, call, context, trust=before is None)
+        if before is not None and route.targets and route.workspaces in {(), before[0].workspaces}:
+            return before[1]
         targets = placed(route, context, shard_map, near=near)
         check_count(targets[0].params, route)
+        begins = context.transaction and not context.pinned
         try:
-            answers = yield Run(route, targets, call)
-            answer = joined(answers)
-            if route.held is not None and isinstance(answer, Answer) and answer.rowcount == 0:
-                yield from _nothing_held_back(route, call, context)
-            return answer
+            answers = yield Run(route, targets, call, apart=begins and is_nowhere(route))
         except psycopg.Error as error:
             if isinstance(error, ShardError):
                 raise
@@ -353,6 +482,18 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
                 if again:
                     continue
             raise failure(error, targets[0], route, context) from error
+        answer = joined(answers)
+        if route.held is not None and isinstance(answer, Answer) and answer.rowcount == 0:
+            yield from _nothing_held_back(route, call, context)
+        if unsure and answer.rowcount == 0 and route.lookup is not None:
+            server, (owner,) = targets[0].server, route.workspaces
+            asked = _is_there(core, shard_map, route.lookup, context, server=server, owner=owner)
+            if not (yield from asked):
+                before = route, answer
+                continue
+        if route.lookup is not None and route.statement == "delete":
+            _forget(core, context, route.lookup)
+        return answer
 
 
 def _nothing_held_back(route: Route, call: Call, context: Context) -> Generator[Command, Any, None]:

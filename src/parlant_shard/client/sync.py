@@ -15,6 +15,7 @@ import psycopg
 from psycopg import RawCursor, RawServerCursor
 
 from parlant_shard.client import batch, copying, failures
+from parlant_shard.client.aside import Aside
 from parlant_shard.client.bound import (
     Bound,
     Described,
@@ -22,6 +23,7 @@ from parlant_shard.client.bound import (
     ServerDescribed,
     needs_transaction,
     of_probe,
+    of_savepoint,
     own_cursor,
     threads_for,
 )
@@ -70,6 +72,7 @@ class Router(Routing):
         super().__init__(topology, shard_map, options)
         self._maps.start()
         self.pools = Pools(topology, self.options)
+        self.aside = Aside(topology, self.options)
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -87,6 +90,7 @@ class Router(Routing):
             self._closed = True
         self._maps.close()
         self.pools.close()
+        self.aside.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -406,10 +410,12 @@ class Connection(Bound):
             with Doubted(real) as doubted, self.block(real.pipeline()) as pipeline:
                 outer = self._pipeline, self._doubted
                 self._pipeline, self._doubted = pipeline, doubted
+                context.piped = True
                 try:
                     yield Pipeline(pipeline, doubted, self.translated)
                 finally:
                     self._pipeline, self._doubted = outer
+                    context.piped = outer[0] is not None
         finally:
             if not before:
                 context.unpin()
@@ -451,11 +457,17 @@ class Connection(Bound):
 
     def _carry_out(self, command: Command) -> Any:
         match command:
-            case Run(route, targets, call):
+            case Run(route, targets, call, apart):
+                if apart:
+                    return [self._apart(targets[0], route, call)]
                 if len(targets) == 1:
                     return [self._one(targets[0], route, call)]
                 self._release()
                 return self.router.parallel(lambda t: self._apart(t, route, call), targets)
+            case Ask(on, params, "own"):
+                return self._ask_here(on, params)
+            case Ask(on, params, "aside"):
+                return self.router.aside.ask(on, params)
             case Ask(on, params):
                 return self._ask(on, params)
             case Refresh():
@@ -536,31 +548,52 @@ class Connection(Bound):
             self.context.admitted = admitted
 
     def _ask(self, on: Any, params: Any) -> list[Any]:
-        """Run a query of ours on several servers; in a transaction, here on its own connection."""
-        context = self.context
-        if not context.pinned:
-            self._release()
+        """Run a query of ours on several servers, in parallel, over connections of the pools.
+
+        On one server over the connection that is held, or that the statement will take anyway.
+        """
 
         def rows(real: Real, server: str) -> list[Any]:
             with Doubted(real):
                 return own_cursor(real.cursor()).execute(on[server], params).fetchall()  # type: ignore[no-any-return]
 
-        def ask(server: str) -> list[Any]:
-            if context.pinned and self._real is not None and self._real[0] == server:
-                return rows(self._real[1], server)
-            real = self.router.pools.acquire(server)
+        def sent(real: Real, server: str) -> list[Any]:
             try:
                 return self._twice(lambda: rows(real, server))
-            finally:
-                self.router.pools.release(server, real)
-
-        def translated(server: str) -> list[Any]:
-            try:
-                return ask(server)
             except psycopg.Error as error:
                 raise of_probe(error, server) from error
 
-        return [row for rows in self.router.parallel(translated, on) for row in rows]
+        def ask(server: str) -> list[Any]:
+            real = self.router.pools.acquire(server)
+            try:
+                return sent(real, server)
+            finally:
+                self.router.pools.release(server, real)
+
+        if len(on) == 1 and not self.context.transaction:
+            (server,) = on
+            return sent(self.real(server), server)
+        self._release()
+        return [row for rows in self.router.parallel(ask, on) for row in rows]
+
+    def _ask_here(self, on: Any, params: Any) -> list[Any]:
+        """Run a query of ours within the transaction, which goes on if the query fails."""
+        assert self._real is not None
+        server, real = self._real
+        begin, end, back = of_savepoint("parlant_shard_look_up")
+        apart = self._pipeline is None  # the application's own pipeline ends with a failure
+        try:
+            with real.pipeline() if apart else nullcontext():
+                real.execute(begin, prepare=False)
+                cursor = own_cursor(real.cursor())
+                cursor.execute(on[server], params, prepare=False)
+                real.execute(end, prepare=False)
+                return cursor.fetchall()  # type: ignore[no-any-return]
+        except psycopg.Error as error:
+            if apart:
+                with suppress(psycopg.Error):
+                    real.execute(back)
+            raise self.translated(error) from error
 
     def _cursor(self, real: Real, route: Route, row_factory: RowFactory | None) -> Any:
         factory = row_factory or self.row_factory

@@ -14,7 +14,7 @@ from parlant_shard import canonical, rls, signing
 from parlant_shard.catalog import Catalog, Facts, Function, Grant, Index, Policy, Table
 from parlant_shard.errors import SchemaError, TopologyError
 from parlant_shard.names import suffixed
-from parlant_shard.shardmap import search_name
+from parlant_shard.shardmap import id_type, search_name
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import Topology
 
@@ -137,11 +137,12 @@ class Wall:
             executors=tuple(sorted(self.roles)),
         )
         if shards and self._topology.lookup == "trusted":
-            for table, column in self._looked_up(base):
+            for table, column, type_ in self._looked_up(base):
                 yield self._narrow(
                     rls.look_up(
                         table,
                         column,
+                        type_,
                         namespace=self._topology.namespace,
                         key=self._tenancy.key,
                         physical=[suffixed(table, shard) for shard in shards],
@@ -192,21 +193,28 @@ class Wall:
         signature, definition = function
         return Function(signature=signature, definition=definition, executors=(self._application,))
 
-    def _looked_up(self, base: Catalog) -> list[tuple[str, str]]:
-        """The columns by which a statement may name a row: the router knows the same."""
+    def _looked_up(self, base: Catalog) -> list[tuple[str, str, str]]:
+        """The columns by which a statement may name a row, and their types.
+
+        The router knows the same.
+        """
         found = set()
         for name in self._tenancy.sharded:
             table = base.tables[name]
             types = {column.name: column.type for column in table.columns}
             if table.primary_key is not None and len(table.primary_key.columns) == 1:
                 (column,) = table.primary_key.columns
-                if types[column] == "uuid":
-                    found.add((name, column))
+                found.add((name, column))
             for fk in table.foreign_keys:
-                one = len(fk.columns) == 1 and types[fk.columns[0]] == "uuid"
-                if one and fk.ref_table in self._tenancy.sharded:
+                if len(fk.columns) == 1 and id_type(types[fk.columns[0]]) is not None:
                     found.add((fk.ref_table, fk.ref_columns[0]))
-        return sorted(found)
+        typed = []
+        for name, column in sorted(found):
+            declared = base.tables[name].column(column) if name in self._tenancy.sharded else None
+            type_ = None if declared is None else id_type(declared.type)
+            if type_ is not None:
+                typed.append((name, column, type_))
+        return typed
 
     @property
     def _application(self) -> str:

@@ -33,6 +33,7 @@ from parlant_shard.router.tokens import Tokens
 from parlant_shard.router.tree import (
     alias_of,
     has_star,
+    is_folded,
     leaves,
     locked_offsets,
     term_of,
@@ -57,7 +58,7 @@ class Analysis:
     def __init__(self, tree: Node, tokens: Tokens, shard_map: ShardMap) -> None:
         self.map = shard_map
         self.key = shard_map.key
-        self.tenants = Tenants(self.key)
+        self.tenants = Tenants(self.key, shard_map.lookup_types)
         self.columns = Columns(tree, tokens, shard_map, self.tenants)
         self.tokens = tokens
         self.refs: list[Ref] = []
@@ -295,16 +296,17 @@ class Analysis:
                         ref.given.append(Workspaces((term,)))
         if not ref.sharded:
             return
-        types = {c.name: c.type for c in ref.spec.columns}
         for link in ref.spec.links:
             if link.column not in columns:
                 continue
             at = columns.index(link.column)
-            values = {term_of(row[at]) if at < len(row) else None for row in rows}
-            if len(values) == 1 and types.get(link.column) == "uuid":
+            cells = [row[at] if at < len(row) else {} for row in rows]
+            type_ = self.tenants.looked_up(ref, link.column, folded=is_folded(cells))
+            values = {term_of(cell) for cell in cells}
+            if len(values) == 1 and type_ is not None:
                 (value,) = values
                 if value is not None and value != Constant(None):
-                    ref.given.append(Id(link.table, link.ref_column, value))
+                    ref.given.append(Id(link.table, link.ref_column, value, type_))
 
     def _conflict(self, clause: Node, ref: Ref, scope: Scope) -> None:
         target = scope.items[0]

@@ -52,11 +52,16 @@ class Workspaces:
 
 @dataclass(frozen=True, slots=True)
 class Id:
-    """The statement names a row of a sharded table by a unique column."""
+    """The statement names a row of a sharded table by a unique column.
+
+    `type` is that of the column which the statement compares: the row's own, or one that refers
+    to it.
+    """
 
     table: str
     column: str
     term: Term
+    type: str
 
 
 Evidence = Workspaces | Id

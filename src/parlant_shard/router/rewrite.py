@@ -30,11 +30,10 @@ from parlant_shard.router.splice import (
     Untouchable,
 )
 from parlant_shard.router.template import Catalogue, Given, Refused, Template, template
-from parlant_shard.shardmap import ShardMap, search_name, spelled
+from parlant_shard.shardmap import ShardMap, id_type, id_value, search_name, spelled
 
 _CACHED_TEXTS = 16_384
 _UNKNOWN = object()
-_NOBODY = ""  # no workspace has the empty name, so its condition matches nothing
 
 
 def rewrite(
@@ -45,14 +44,15 @@ def rewrite(
     params: Params = None,
     all_workspaces: bool = False,
     absent: bool = False,
+    shard: str | None = None,
 ) -> Route:
     """Say where a statement goes and as what. Sends nothing; the same arguments, the same answer.
 
     `workspace` is the caller's context; without it the statement must name its workspaces or a
     row of one (then the kind is LOOKUP, unless the params are not known). `all_workspaces` asks
     for a read across all of them. `absent` routes a statement whose looked-up row does not exist:
-    to any shard, as a tenant that has no rows. Raises nothing for a statement: what cannot be
-    proved is a Route of kind REFUSED.
+    to `shard` or any other, as a tenant that has no rows. Raises nothing for a statement: what
+    cannot be proved is a Route of kind REFUSED.
     """
     try:
         text = query_text(sql)
@@ -76,7 +76,9 @@ def rewrite(
     call = _Call(found, shard_map, catalogue, params, comment, body, given)
     try:
         call.check_params()
-        return call.route(workspace, all_workspaces=all_workspaces, absent=absent)
+        if absent:
+            return call.absent(shard)
+        return call.route(workspace, all_workspaces=all_workspaces)
     except Refusal as refusal:
         return refused(found.statement, refusal, writes=found.writes)
     except RecursionError:
@@ -236,7 +238,7 @@ class _Call:
 
     # --- where ------------------------------------------------------------------------------------
 
-    def route(self, workspace: str | None, *, all_workspaces: bool, absent: bool) -> Route:
+    def route(self, workspace: str | None, *, all_workspaces: bool) -> Route:
         t = self.t
         if t.locked is not None and (workspace is not None or t.guarded or self._of_shared()):
             raise Refusal(
@@ -262,19 +264,21 @@ class _Call:
             return self._all()
         if not t.guarded:
             return self._keyed(workspace)
-        if absent:
-            if t.inserts:
-                raise Refusal(
-                    "PS625",
-                    "the row that the new row refers to is on no shard, so it has no workspace",
-                    "insert the row that it refers to first, or give the workspace",
-                )
-            shard = min(self.map.shards)
-            return self._direct(shard, [_NOBODY], ("no shard has the row that it names",))
         if workspace is not None:
             self._check_agreement(workspace)
             return self._direct(home, [workspace], (f'the caller\'s workspace is "{workspace}"',))
         return self._derived()
+
+    def absent(self, shard: str | None) -> Route:
+        """Where a statement goes that names a row which is on no shard: it finds nothing there."""
+        if self.t.inserts:
+            raise Refusal(
+                "PS625",
+                "the row that the new row refers to is on no shard, so it has no workspace",
+                "insert the row that it refers to first, or give the workspace",
+            )
+        why = ("no shard has the row that it names",)
+        return self._direct(shard or min(self.map.shards), [], why)
 
     def _shard(self, workspace: str) -> str:
         shard = self.map.place(workspace)
@@ -491,8 +495,32 @@ class _Call:
                 if value is _UNKNOWN:
                     unknown = True
                 elif value is not None:
-                    look = Lookup(table=evidence.table, column=evidence.column, value=_id(value))
+                    look = self._looked_up(evidence, value)
         return None, look, unknown
+
+    def _looked_up(self, evidence: Id, value: Any) -> Lookup | None:
+        """The row to look up; its column may be of another type than the one that refers to it."""
+        table, column = evidence.table, evidence.column
+        own = id_type(self.map.tables[table].type_of(column))
+        if own is None:
+            return None
+        try:
+            compared = id_value(value, evidence.type)
+            found = None if compared is None else id_value(compared, own)
+        except (TypeError, ValueError):
+            raise Refusal(
+                "PS620",
+                f'the id that decides the workspace cannot be compared with "{table}.{column}" '
+                f"({own}) before it is sent",
+                f"give the id as it is stored, as a value of type {own}, or give the workspace",
+            ) from None
+        possible = found is not None
+        return Lookup(
+            table=table,
+            column=column,
+            value=found if possible else str(value),
+            possible=possible,
+        )
 
     def _no_workspace(self, table: str, *, unknown: bool) -> Refusal:
         if unknown and self.params is None:
@@ -544,6 +572,7 @@ class _Call:
             why=(f'the row of "{look.table}" with this "{look.column}" says the workspace',),
             writes=self.t.writes or self.t.locks,
             numbered=self.t.style is Style.NUMBERED,
+            shows_row=self.t.shows_row,
         )
 
     def _named(self, names: list[str]) -> Route:
@@ -597,21 +626,19 @@ class _Call:
         )
 
     def _direct(self, shard: str, names: list[str], why: tuple[str, ...]) -> Route:
+        """To one shard, as workspaces of it; without any, as a tenant that no row has."""
         t = self.t
-        if t.equal and names != [_NOBODY]:
-            for name in names:
-                self._check_equal(name)
+        for name in names:
+            self._check_equal(name)
         several = len(names) > 1
         text = self._text(shard, several=several)
+        # Nobody is NULL: no key equals it, of whatever type it is.
+        tenant = names if several else names[0] if names else None
         return Route(
             kind=Kind.DIRECT,
             statement=t.statement,
-            targets=(
-                self._target(
-                    text, shard, self.map.shards[shard].server, names if several else names[0]
-                ),
-            ),
-            workspaces=tuple(names) if names[0] else (),
+            targets=(self._target(text, shard, self.map.shards[shard].server, tenant),),
+            workspaces=tuple(names),
             why=why,
             writes=t.writes or t.locks,
             numbered=t.style is Style.NUMBERED,
@@ -686,16 +713,6 @@ def key_text(value: Any, key_type: str) -> str:
     if text is not None:
         return text
     return value if isinstance(value, str) else repr(value)[:64]
-
-
-def _id(value: Any) -> Any:
-    """An id in one spelling, so that looking it up twice finds it in the cache."""
-    try:
-        return str(value if isinstance(value, UUID) else UUID(str(value)))
-    except ValueError:
-        raise Refusal(
-            "PS620", "the id that decides the workspace is no UUID", "give the id as it is stored"
-        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

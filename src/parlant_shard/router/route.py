@@ -48,11 +48,15 @@ class RouteTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """The row whose workspace decides: `value` in a unique column of a sharded table."""
+    """The row whose workspace decides: `value` in a unique column of a sharded table.
+
+    Not `possible`: the column's type has no such value, so nobody need be asked.
+    """
 
     table: str
     column: str
     value: Any
+    possible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ class Route:
     changes. If an UPDATE or DELETE of it met no row, `question` is asked: a row that it gives says
     that the statement meant rows that it may not change. `certain` says that it needs no question:
     an INSERT ... ON CONFLICT DO UPDATE without a condition writes a row unless one is in its way.
+    `shows_row`, of a look-up: a row that the statement yields or
+    changes proves that the row looked up is there, and without one it did nothing at all.
     """
 
     kind: Kind
@@ -82,6 +88,7 @@ class Route:
     held: str | None = None
     question: RouteTarget | None = None
     certain: bool = False
+    shows_row: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """The JSON of `route --output json`."""

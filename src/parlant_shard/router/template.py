@@ -107,6 +107,7 @@ class Template:
     inserts: bool
     locked: str | None
     analyze: bool
+    shows_row: bool
 
 
 @lru_cache(maxsize=CACHED_STATEMENTS)
@@ -382,6 +383,7 @@ def _analysed(
         inserts=bool(analysis.insertions),
         locked=analysis.locked,
         analyze=explain and _runs(tokens),
+        shows_row=not explain and _shows_row(analysis),
     )
 
 
@@ -468,4 +470,24 @@ def _is_flat(analysis: Analysis) -> bool:
         and not any(calls_aggregate(t) for t in root.get("targetList", ()))
         and any(sharded[0] is i.ref for i in analysis.scopes[0].items)
         and not sharded[0].nullable
+    )
+
+
+def _shows_row(analysis: Analysis) -> bool:
+    """Whether a row of the result, or one that is changed, proves that its tables have rows.
+
+    True of one query level without aggregates: then there is a row only where the FROM clause has
+    one, and where there is none nothing was done. An INSERT, a sub-query or a CTE may do something,
+    or answer something (`SELECT count(*)`, `EXISTS`), where the row that it names is not.
+    """
+    root = analysis.root
+    groups = root.get("groupClause", ())
+    return (
+        analysis.root_tag in {"SelectStmt", "UpdateStmt", "DeleteStmt"}
+        and len(analysis.scopes) == 1
+        and "larg" not in root
+        and "withClause" not in root
+        and not any("GroupingSet" in group for group in groups)
+        and (bool(groups) or not (calls_aggregate(root) or "havingClause" in root))
+        and any(r.sharded and not r.nullable for r in analysis.refs)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from parlant_shard.router.model import (
     Constant,
@@ -17,7 +17,8 @@ from parlant_shard.router.model import (
 )
 from parlant_shard.router.parsing import Node
 from parlant_shard.router.scopes import named
-from parlant_shard.router.tree import conjuncts, term_of, text_of, uncast
+from parlant_shard.router.tree import conjuncts, is_folded, term_of, text_of, uncast
+from parlant_shard.shardmap import id_type
 
 
 class Tenants:
@@ -27,8 +28,10 @@ class Tenants:
     where something counts, cuts or groups in between, it is not.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, lookup_types: Collection[str]) -> None:
         self.key = key
+        self.lookup_types = lookup_types
+        self.folded = False  # of the condition that is being read
         self.gain: dict[int, set[int]] = {}
 
     def gainers(self, items: Iterable[Item]) -> frozenset[int]:
@@ -78,6 +81,7 @@ class Tenants:
         if body is None or [text_of(n) for n in body.get("name", ())][-1:] != ["="]:
             return
         left, right = uncast(body.get("lexpr")), uncast(body.get("rexpr"))
+        self.folded = is_folded([body.get("lexpr"), body.get("rexpr")])
         match body["kind"]:
             case "AEXPR_OP":
                 self._learn_equal(left, right, scope, gain)
@@ -170,14 +174,25 @@ class Tenants:
             ref.given.append(found)
 
     def _identity(self, ref: Ref, column: str, term: Term) -> Evidence | None:
-        if ref.spec.type_of(column) != "uuid" or term == Constant(None):
+        type_ = self.looked_up(ref, column, folded=self.folded)
+        if type_ is None or term == Constant(None):
             return None
         for link in ref.spec.links:
             if link.column == column:
-                return Id(link.table, link.ref_column, term)
+                return Id(link.table, link.ref_column, term, type_)
         if ref.spec.primary_key == (column,):
-            return Id(ref.table, column, term)
+            return Id(ref.table, column, term, type_)
         return None
+
+    def looked_up(self, ref: Ref, column: str, *, folded: bool) -> str | None:
+        """The type of a column, if rows are looked up by values of it.
+
+        Not by a text that was cast to a number or a uuid: '05' is 5 then, and another text.
+        """
+        type_ = id_type(ref.spec.type_of(column))
+        if folded and type_ in {"text", "character varying", "character"}:
+            return None
+        return type_ if type_ in self.lookup_types else None
 
     def bond(self, a: tuple[Ref, str], b: tuple[Ref, str], gain: frozenset[int]) -> None:
         """Two columns are equal: where that means the same tenant, each follows the other."""

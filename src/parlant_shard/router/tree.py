@@ -40,6 +40,18 @@ def uncast(node: Any) -> Node:
     return node if isinstance(node, dict) else {}
 
 
+def is_folded(node: Any) -> bool:
+    """Whether a cast to a number or a uuid is in it: equal ones may have had different texts."""
+    if isinstance(node, list | tuple):
+        return any(is_folded(n) for n in node)
+    if not isinstance(node, dict):
+        return False
+    cast = node.get("TypeCast")
+    if cast is not None and type_name(cast["typeName"]) not in {"text", "varchar"}:
+        return True
+    return any(is_folded(body) for body in node.values())
+
+
 def cast_to(node: Node, name: str | None) -> Node:
     """What is behind casts to exactly one type, which is not an array."""
     while "TypeCast" in node:
