@@ -31,6 +31,10 @@ from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
 
 PAGE = "docs/reference-tables.md"
+# A slot that decoded fewer transactions than this may be a new one under an old subscription. The
+# limit is not 1: every transaction that writes in the database counts, those of a plan too, so the
+# sign would be gone with the first plan. Beyond it `status` and `verify` tell.
+_FEW = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +92,12 @@ def broken(
 
 
 def is_suspect(subscription: Subscription, slot: Slot) -> bool:
-    """Whether the slot may have been made anew by hand: it never sent what the copy has replayed.
+    """Whether the slot may have been made anew by hand: it is new, and the copy has replayed.
 
-    No proof: a crash of the coordinator resets its statistics too.
+    No proof: so is that of a new copy, and a crash of the coordinator resets its statistics.
     """
-    return slot.transactions == 0 and subscription.replayed is not None
+    few = slot.transactions is not None and slot.transactions < _FEW
+    return few and subscription.replayed is not None
 
 
 def differing(
@@ -323,10 +328,13 @@ def _digest(
 def _confirmed(home: db.Connection, slot: str, wait: float) -> bool:
     """Whether the copy has confirmed, in time, a message that is written into the WAL now.
 
-    The message is transactional, so that its commit is flushed: only then it is sent.
+    The transaction has an id, so that its commit is flushed: only then the message is sent. The
+    message itself is not transactional: the slot's statistics would count one that is, and with
+    that hide a slot that was made anew.
     """
     row = home.execute(
-        "SELECT pg_catalog.pg_logical_emit_message(true, 'parlant_shard', '')::text AS position"
+        "SELECT pg_catalog.pg_logical_emit_message(false, 'parlant_shard', '')::text AS position, "
+        "pg_catalog.pg_current_xact_id()"
     ).fetchone()
     assert row is not None
     deadline, pause = time.monotonic() + wait, 0.02

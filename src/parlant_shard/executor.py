@@ -557,12 +557,14 @@ class _Naming:
             suppress(ShardError, psycopg.Error),
             db.session(self.executor.topology, self.step.server) as connection,
         ):
+            pause = _LOOK_EVERY
             while not self.over.is_set():
                 found = blockers.waited_for(connection, self.pid)
                 if found:
                     self.executor.blocked[self.step.id] = found[0]
                     return
-                self.over.wait(_LOOK_EVERY)
+                self.over.wait(pause)
+                pause = min(WATCH_AFTER, pause * 1.2)  # what works for long is looked at seldom
 
 
 def takes_away(step: Step) -> bool:

@@ -143,7 +143,8 @@ def broken_copies(
         slot = home.slot_states.get(subscription.name)
         if server in found or slot is None or not copies.is_suspect(subscription, slot):
             continue
-        differs = copies.proven(topology, server, subscription, publication)
+        limits = copies.Limits(rows=100_000, wait=3.0)
+        differs = copies.proven(topology, server, subscription, publication, limits)
         if differs is not None:
             found[server] = differs
     return tuple(found[server] for server in sorted(found))

@@ -230,8 +230,10 @@ def test_a_slot_of_another_database_is_not_taken_for_it(world: World) -> None:
     assert (found["state"], found["behind"]) == ("foreign", None)
 
 
-def test_a_slot_that_was_made_anew_by_hand_is_found_by_the_rows(world: World) -> None:
-    """It has sent nothing, though the copy has replayed something: then the rows are compared."""
+def test_a_slot_that_was_made_anew_by_hand_is_found_by_the_rows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has sent little, and the copy has replayed something: then the rows are compared."""
     drop_slot(world)
     world.execute(f"SELECT pg_create_logical_replication_slot('{name_of(world)}', 'pgoutput')")
     start(world)
@@ -244,9 +246,14 @@ def test_a_slot_that_was_made_anew_by_hand_is_found_by_the_rows(world: World) ->
     (broken,) = make_plan(world.load(WHAT)).broken_copies
     assert (broken.code, broken.state) == ("PS262", "differs")
     assert '"country" (3 rows on the coordinator, 2 in the copy)' in broken.message
-    # Once it has sent something there is no sign any more; the rows still tell.
+    assert make_plan(world.load(WHAT)).broken_copies == (broken,)  # a look does not hide it
+    assert entry(world)["state"] == "differs"
+    assert make_plan(world.load(WHAT)).broken_copies == (broken,)
+    # Beyond some transactions there is no sign any more; the rows still tell.
     world.execute("INSERT INTO plan VALUES ('paid')")
     arrived(world, "SELECT count(*) FROM plan", 2)
+    monkeypatch.setattr(copies, "_FEW", 1)
+    assert make_plan(world.load(WHAT)).broken_copies == ()
     found = entry(world)
     assert (found["state"], found["problem"]["code"]) == ("differs", "PS262")
     tables = {t["table"]: (t["rows"], t["copy_rows"], t["equal"]) for t in found["tables"]}
