@@ -142,6 +142,7 @@ def test_an_error_in_a_pipeline_poisons_nothing(router: Any, world: World, read:
     with router.workspace("acme") as connection:
         for _ in range(5):
             connection.execute(NOTES, [0])
+        # Whichever call comes to read the answer of the first raises its error.
         with suppress(errors.DivisionByZero), connection.pipeline() as pipeline:
             connection.execute("SELECT 1 / %s::int FROM item", [0])
             later = connection.execute(NOTES, [0])  # prepared behind the error: never parsed
@@ -152,7 +153,28 @@ def test_an_error_in_a_pipeline_poisons_nothing(router: Any, world: World, read:
                 with pytest.raises(errors.DivisionByZero) as refused:
                     pipeline.sync()
                 assert isinstance(refused.value, ShardError)
-                assert connection.execute(NOTES, [0]).fetchall() == ACME
+    goes_on(router)
+
+
+def test_after_an_error_and_a_sync_the_pipeline_goes_on(router: Any) -> None:
+    with router.workspace("acme") as connection:
+        for _ in range(5):
+            connection.execute(NOTES, [0])
+        with connection.pipeline() as pipeline:
+            seen: list[Any] = []
+            for step in (
+                lambda: connection.execute("SELECT 1 / %s::int FROM item", [0]),
+                lambda: connection.execute(NOTES, [0]),
+                pipeline.sync,
+                pipeline.sync,
+            ):
+                try:
+                    step()
+                except psycopg.Error as error:
+                    seen.append(error)
+            assert any(isinstance(error, errors.DivisionByZero) for error in seen)
+            assert all(isinstance(error, ShardError) for error in seen)
+            assert connection.execute(NOTES, [0]).fetchall() == ACME
     goes_on(router)
 
 
