@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import Any
 
 from psycopg import sql
 
@@ -58,6 +59,9 @@ def probes(
     return {server: _ANY_SHARD.join(parts) for server, parts in sorted(found.items())}
 
 
+_Key = tuple[str, str, Any]
+
+
 class LookupCache:
     """What was found, bounded; the entry that was not asked for the longest goes first.
 
@@ -68,28 +72,35 @@ class LookupCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: OrderedDict[Lookup, str] = OrderedDict()
+        self._entries: OrderedDict[_Key, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, lookup: Lookup) -> str | None:
+        key = _key(lookup)
         with self._lock:
-            found = self._entries.get(lookup)
+            found = self._entries.get(key)
             if found is not None:
-                self._entries.move_to_end(lookup)
+                self._entries.move_to_end(key)
             return found
 
     def put(self, lookup: Lookup, workspace: str) -> None:
         if self._size <= 0:
             return
+        key = _key(lookup)
         with self._lock:
-            self._entries[lookup] = workspace
-            self._entries.move_to_end(lookup)
+            self._entries[key] = workspace
+            self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
     def forget(self, lookup: Lookup) -> None:
         with self._lock:
-            self._entries.pop(lookup, None)
+            self._entries.pop(_key(lookup), None)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _key(lookup: Lookup) -> _Key:
+    """A tuple is found faster than a dataclass is."""
+    return lookup.table, lookup.column, lookup.value

@@ -249,11 +249,12 @@ def _located(
     What is remembered may be wrong by now, so its server alone is asked whether the row is still
     there, unless it is trusted.
     """
-    last = context.seen.get(lookup) or core.cache.get(lookup)
+    last = context.seen.get(lookup) if context.seen else None
+    last = last or core.cache.get(lookup)
     shard = shard_map.place(last) if last is not None else None
     server = None if shard is None else shard_map.shards[shard].server
-    if last is not None and server is not None and context.server in {None, server}:
-        if trust and context.shard in {None, shard}:
+    if last is not None and server is not None and context.server in (None, server):
+        if trust and context.shard in (None, shard):
             return Located((last,), "known from an earlier look-up", unsure=True)
         if (yield from _is_there(core, shard_map, lookup, context, server=server, owner=last)):
             return Located((last,), "known from an earlier look-up, and still there")

@@ -505,8 +505,9 @@ class _Call:
         if own is None:
             return None
         try:
-            compared = id_value(value, evidence.type)
-            found = None if compared is None else id_value(compared, own)
+            found = id_value(value, evidence.type)
+            if own != evidence.type and found is not None:
+                found = id_value(found, own)
         except (TypeError, ValueError):
             raise Refusal(
                 "PS620",
