@@ -23,7 +23,7 @@ from parlant_shard import AsyncRouter, Router, ShardError, Unroutable
 from parlant_shard.topology import Topology
 from servers import Clusters
 
-pytestmark = pytest.mark.needs(superuser=True)
+pytestmark = [pytest.mark.matrix, pytest.mark.needs(superuser=True, logical=True)]
 
 KEYS = "SELECT id FROM api_key ORDER BY id"
 OWN = {"ws1": "k1", "ws2": "k2", "acme": "ka", "globex": "kg"}
@@ -414,3 +414,23 @@ def test_a_reference_to_another_workspaces_row_is_found(
     finally:
         for workspace in OWN:
             router.execute(refer, [None], workspace=workspace)
+
+
+def test_a_map_of_the_first_release_is_refused_found_and_stored_anew(
+    world: World, who: Roles, wall: str, topology: Topology
+) -> None:
+    if wall != "none":
+        pytest.skip("the map is the same")
+    world.execute(
+        "UPDATE parlant_shard.map "
+        "SET map = jsonb_set(map #- '{tables,api_key,keyed}', '{format_version}', '1')"
+    )
+    with refused("PS660"):
+        Router(topology)
+    report = audit(world, layout_of(who, wall))
+    (finding,) = [f for f in report.findings if f.check == "shard-map"]
+    assert "format 1" in finding.detail
+    assert world.plan(layout_of(who, wall)).steps == ()
+    world.apply(layout_of(who, wall))
+    with Router(topology) as router:
+        assert router.execute(KEYS, workspace="ws1").fetchall() == [("k0",), ("k1",)]
