@@ -20,6 +20,11 @@ part() {
     # shellcheck disable=SC2086  # several arguments are meant
     if "$PYTHON" -m pytest -n 2 --dist worksteal -rfEs ${PYTEST_ARGS:-} "$@"; then
         result=passed
+    # A year ends a minute after the servers start: a test in which a day passes finds the work of
+    # the new day. Its second run starts them anew, and is over before.
+    elif [ -n "${PARLANT_SHARD_TEST_CLOCK:-}" ] &&
+        "$PYTHON" -m pytest -rfEs --last-failed --last-failed-no-failures none "$@"; then
+        result="passed, some tests on the second try (they are named above)"
     else
         result=FAILED failed=1
     fi
