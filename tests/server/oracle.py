@@ -25,7 +25,7 @@ from tenants import PLACED, WORKSPACES, Row, reference_rows, rows
 
 from parlant_shard.planner import read_state
 from parlant_shard.router import rewrite
-from parlant_shard.router.route import Kind, Params, Route
+from parlant_shard.router.route import Kind, Params, Route, RouteTarget
 from parlant_shard.shardmap import MapColumn, MapLink, MapShard, MapTable, ShardMap
 from pglast_judge import complaints
 from router_cases import TABLES
@@ -165,6 +165,19 @@ class Sharded:
                 return str(row[0])
         return None
 
+    def named(self, text: str, params: Params) -> set[str]:
+        """The workspaces that a statement names: by name, or by the id of a row."""
+        said = f"{text} {params}"
+        by_id = {f"ws_{m[1]}" for m in _OURS.finditer(said)}
+        return by_id | {ws for ws in WORKSPACES if re.search(rf"(?i){ws}", said)}
+
+    def spelled_out(self, target: RouteTarget) -> tuple[str, Params]:
+        """What a shard gets, with the application's names: every table stands under its tenant."""
+        text = target.sql
+        for table in sorted(TABLES.values(), key=len, reverse=True):
+            text = re.sub(rf"\b{self.map.physical(table, target.shard or '')}\b", table, text)
+        return text, target.params
+
     # --- comparing -------------------------------------------------------------------------------
 
     def compare(
@@ -176,11 +189,15 @@ class Sharded:
         ordered: bool = False,
         rows_differ: bool = False,
         all_workspaces: bool = False,
+        everybody: bool = False,
     ) -> Comparison:
         """Run a statement on both sides and compare all that it did; roll both back.
 
         Raises AssertionError where they differ. A refusal is no difference, nor is an error of
         the same SQLSTATE on both sides. `rows_differ` is for what prints physical names (EXPLAIN).
+        With `everybody` the unsharded database has all workspaces' rows: what says itself whose
+        rows it means does the same there. So a name that the router takes for the tenant, and
+        that restricts something else, shows.
         """
         route = self.route(text, params, workspace, all_workspaces=all_workspaces)
         if route.kind in {Kind.REFUSED, Kind.LOOKUP}:
@@ -188,14 +205,22 @@ class Sharded:
         seen = route.workspaces
         if route.kind is Kind.ANY or not seen:
             seen = (workspace,) if workspace else ()
-        oracle = self.run_unsharded(text, params, seen)
+        there = WORKSPACES if everybody else tuple(seen)
+        oracle = self.run_unsharded(text, params, there)
         sharded = self.run_sharded(route)
         done = Comparison(route=route, sharded=sharded, oracle=oracle)
         wrong = list(_differences(done, ordered=ordered, rows_differ=rows_differ))
-        wrong += self._changes(sharded, oracle, seen)
+        wrong += self._changes(sharded, oracle, seen, there)
         wrong += self.leaks(route, sharded, text, params)
         assert not wrong, report(text, params, route, *wrong)
         return done
+
+    def unlike(self, route: Route, other: Route) -> list[str]:
+        """Say in what two routes of the same workspace's do not do the same."""
+        here, there = self.run_sharded(route), self.run_sharded(other)
+        done = Comparison(route=route, sharded=here, oracle=there)
+        wrong = list(_differences(done, ordered=False, rows_differ=False))
+        return wrong + list(self._changes(here, there, other.workspaces, other.workspaces))
 
     def run_unsharded(self, text: str, params: Params, seen: Iterable[str]) -> Effect:
         """Run a statement on the database with the rows of some workspaces."""
@@ -306,17 +331,22 @@ class Sharded:
             ]
         return broken
 
-    def _changes(self, sharded: Effect, oracle: Effect, seen: Iterable[str]) -> Iterable[str]:
-        """Say which tables differ afterwards."""
+    def _changes(
+        self, sharded: Effect, oracle: Effect, seen: Iterable[str], there: Iterable[str]
+    ) -> Iterable[str]:
+        """Say which tables changed in another way; `there` are the oracle's workspaces."""
         if sharded.sqlstate or oracle.sqlstate:
             return
         for table in sorted(sharded.state.keys() | oracle.state.keys()):
-            here, there = (
-                e.state[table] if table in e.state else self._original(table, seen)
-                for e in (sharded, oracle)
+            mine, other = (
+                [n - o for n, o in zip(e.state.get(table, before), before, strict=True)]
+                for e, before in (
+                    (sharded, self._original(table, seen)),
+                    (oracle, self._original(table, there)),
+                )
             )
-            if here != there:
-                yield f"{table} afterwards: {here[0]} rows, unsharded {there[0]}, or other values"
+            if mine != other:
+                yield f"{table}: {mine[0]:+} rows, unsharded {other[0]:+}, or other values"
 
     def _original(self, table: str, seen: Iterable[str]) -> tuple[int, int]:
         key = (table, tuple(seen))
