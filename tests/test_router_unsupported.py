@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,14 @@ UNSUPPORTED = cases("unsupported.yaml")
 @pytest.fixture(scope="module")
 def shard_map() -> ShardMap:
     return ShardMap.load(Path(__file__).parent / "data" / "shardmap.json")
+
+
+@pytest.mark.parametrize("file", ["orm", "constructs", "attacks", "across"])
+def test_every_case_says_whether_it_is_accepted(file: str) -> None:
+    """`either` stands only beside reference tables that have the key: what they show depends."""
+    for case in cases(f"{file}.yaml"):
+        keyed = re.search(r"(?<!agent_)(?<!session_)\b(knowledge_base|workflow)\b", case.sql)
+        assert case.expect in {"accept", "refuse"} | ({"either"} if keyed else set()), case.id
 
 
 def test_there_are_enough() -> None:
