@@ -174,8 +174,8 @@ class Sharded:
     def spelled_out(self, target: RouteTarget) -> tuple[str, Params]:
         """What a shard gets, with the application's names: every table stands under its tenant."""
         text = target.sql
-        for table in sorted(TABLES.values(), key=len, reverse=True):
-            text = re.sub(rf"\b{self.map.physical(table, target.shard or '')}\b", table, text)
+        for table in sorted(TABLES.values(), key=len, reverse=True) if target.shard else ():
+            text = re.sub(rf"\b{self.map.physical(table, target.shard)}\b", table, text)
         return text, target.params
 
     # --- comparing -------------------------------------------------------------------------------
