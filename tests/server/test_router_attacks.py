@@ -214,6 +214,11 @@ def test_without_a_workspace(sharded: Sharded, text: str, params: Params, needs_
     if all(t.shard is None for t in route.targets) and not route.workspaces:
         return  # it reads or changes what is shared
     assert set(route.workspaces) <= sharded.named(text, params), report(text, params, route)
+    # What names another workspace's row cannot reach it here, and does where all rows are together.
+    reaches = marks(f"{text} {params}", but=route.workspaces)
+    if route.workspaces and not needs_rls and not reaches:
+        sharded.compare(text, params, None, rows_differ="EXPLAIN" in text, everybody=True)
+        return
     effect = sharded.run_sharded(route)
     wrong = effect.broken if needs_rls else sharded.leaks(route, effect, text, params)
     if not route.workspaces:  # it names a row that is nowhere
