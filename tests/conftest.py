@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -27,9 +29,19 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(clusters=1, major=15, logical=False, superuser=False, extensions=()): "
         "skip where the provider of the servers has less",
     )
+    # Statements are generated from one seed, the same in all processes of a run.
+    os.environ.setdefault("PARLANT_SHARD_TEST_SEED", str(random.SystemRandom().randrange(10**6)))
     # Docker's client leaves sockets to the garbage collector, in the middle of whatever test.
     config.addinivalue_line(
         "filterwarnings", r"ignore:unclosed <socket.socket fd=\d+, family=1,:ResourceWarning"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how the generated statements are generated again."""
+    seed = os.environ["PARLANT_SHARD_TEST_SEED"]
+    terminalreporter.write_line(
+        f"generated statements: PARLANT_SHARD_TEST_SEED={seed} repeats them"
     )
 
 

@@ -57,6 +57,9 @@ PROVEN = [
     f"MERGE INTO public.agent_s1 a USING public.user u ON a.{GUARD} AND (a.id = u.id) "
     "WHEN MATCHED THEN UPDATE SET name = u.name WHEN MATCHED THEN DELETE",
     "WITH RECURSIVE x AS (SELECT 1 AS id UNION ALL SELECT id + 1 FROM x) SELECT id FROM x",
+    "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1) ON CONFLICT DO NOTHING",
+    f"MERGE INTO public.agent_s1 a USING public.user u ON a.{GUARD} "
+    "WHEN NOT MATCHED THEN DO NOTHING",
 ]
 
 LOOSE = '"agent_s1" without the condition on "workspace_id"'
@@ -385,6 +388,30 @@ BROKEN: dict[str, tuple[str, str] | tuple[str, str, Invariant]] = {
         "INSERT INTO public.agent_s1 AS a (workspace_id) VALUES ($1) ON CONFLICT (id) DO "
         f"UPDATE SET id = 1 WHERE a.{GUARD} AND (EXISTS (SELECT FROM public.event_s1))",
     ),
+    "a sub-query in a merge's condition without condition": (
+        LOOSE_EVENTS,
+        f"MERGE INTO public.agent_s1 a USING public.user u ON a.{GUARD} "
+        "AND (a.id IN (SELECT id FROM public.event_s1)) WHEN MATCHED THEN DELETE",
+    ),
+    "a sub-query in RETURNING of a merge without condition": (
+        LOOSE_EVENTS,
+        f"MERGE INTO public.agent_s1 a USING public.user u ON a.{GUARD} "
+        "WHEN MATCHED THEN DELETE RETURNING (SELECT max(id) FROM public.event_s1)",
+    ),
+    "a sub-query in what conflicts without condition": (
+        LOOSE_EVENTS,
+        "INSERT INTO public.agent_s1 (workspace_id) VALUES ($1) "
+        "ON CONFLICT (id) WHERE (EXISTS (SELECT FROM public.event_s1)) DO NOTHING",
+    ),
+    "a sub-query in a subscript of a new row without condition": (
+        LOOSE_EVENTS,
+        "INSERT INTO public.agent_s1 (workspace_id, name[(SELECT max(id) FROM public.event_s1)]) "
+        "VALUES ($1, 2)",
+    ),
+    "a type of XMLSERIALIZE": (
+        'the type "regclass"',
+        "SELECT XMLSERIALIZE(CONTENT $2 AS regclass)",
+    ),
     "a CTE without condition": (
         LOOSE,
         "WITH x AS (SELECT id FROM public.agent_s1) SELECT id FROM x",
@@ -590,5 +617,13 @@ def test_several_workspaces_are_a_list() -> None:
     prove(f"SELECT id FROM public.agent_s1 WHERE {MANY}".encode(), SEVERAL)
 
 
-def test_what_is_writable_needs_no_condition() -> None:
-    prove(b"UPDATE public.user SET name = 'x'", WRITABLE)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UPDATE public.user SET name = 'x'",
+        "MERGE INTO public.user u USING (VALUES (1)) v(id) ON u.id = v.id "
+        "WHEN NOT MATCHED THEN INSERT (name) VALUES ('x')",
+    ],
+)
+def test_what_is_writable_needs_no_condition(text: str) -> None:
+    prove(text.encode(), WRITABLE)

@@ -20,6 +20,12 @@ def shard_map() -> ShardMap:
     return ShardMap.load(Path(__file__).parent / "data" / "shardmap.json")
 
 
+@pytest.mark.parametrize("file", ["orm", "constructs", "attacks", "across"])
+def test_every_case_says_whether_it_is_accepted(file: str) -> None:
+    for case in cases(f"{file}.yaml"):
+        assert case.expect in {"accept", "refuse"}, case.id
+
+
 def test_there_are_enough() -> None:
     assert len(UNSUPPORTED) >= 100
 

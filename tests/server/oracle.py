@@ -26,7 +26,7 @@ from tenants import PLACED, WORKSPACES, Row, owned_rows, reference_rows, rows
 import clocks
 from parlant_shard.planner import read_state
 from parlant_shard.router import rewrite
-from parlant_shard.router.route import Kind, Params, Route
+from parlant_shard.router.route import Kind, Params, Route, RouteTarget
 from parlant_shard.shardmap import MapColumn, MapLink, MapShard, MapTable, ShardMap
 from pglast_judge import complaints
 from router_cases import TABLES
@@ -55,7 +55,7 @@ class Sharded:
         self.clusters = clusters
         self.world = _KeptWorld(directory, clusters)
         self._connections: dict[str, Connection] = {}
-        self._originals: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
+        self._originals: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[int, int]] = {}
         what = layout(PLACED, ddl=None, schema={"preset": "parlant"}, **sections)
         self.world.apply(what)
         self.world.execute(HOST_TABLE)
@@ -92,13 +92,16 @@ class Sharded:
         """The connection to a server of the cluster."""
         return self._connection(server, lambda: self.world.dsn(server))
 
-    def oracle(self, *workspaces: str) -> Connection:
+    def oracle(self, *workspaces: str, owned: Iterable[str] = ()) -> Connection:
         """An unsharded database with the rows of these workspaces; of all where none is named.
 
-        NOBODY has none: the shared rows of the reference tables are all that is there.
+        NOBODY has none: the shared rows of the reference tables are all that is there. With `owned`
+        reference tables have the rows of those workspaces, beside the shared ones.
         """
         chosen = tuple(sorted(workspaces)) or WORKSPACES
-        return self._connection("oracle " + " ".join(chosen), lambda: self._make_oracle(chosen))
+        theirs = tuple(sorted(owned)) or chosen
+        name = " ".join(("oracle", *chosen, "with", *theirs))
+        return self._connection(name, lambda: self._make_oracle(chosen, theirs))
 
     def _connection(self, name: str, dsn: Callable[[], str]) -> Connection:
         if name not in self._connections:
@@ -108,7 +111,7 @@ class Sharded:
             self._connections[name] = connection
         return self._connections[name]
 
-    def _make_oracle(self, workspaces: Iterable[str]) -> str:
+    def _make_oracle(self, workspaces: Iterable[str], owned: Iterable[str]) -> str:
         dsn = self.clusters.get(0).new_database("oracle", keep=True)
         with psycopg.connect(dsn) as connection:
             preset = files("parlant_shard").joinpath("presets", "parlant.sql")
@@ -117,7 +120,10 @@ class Sharded:
             for table, found in reference_rows().items():
                 _load(connection, table, found)
             for ws in set(workspaces) - {NOBODY}:
-                for table, found in (*rows(ws).items(), *owned_rows(ws).items()):
+                for table, found in rows(ws).items():
+                    _load(connection, table, found)
+            for ws in set(owned) - {NOBODY}:
+                for table, found in owned_rows(ws).items():
                     _load(connection, table, found)
             connection.execute("ANALYZE")
         return dsn
@@ -174,6 +180,19 @@ class Sharded:
                 return str(row[0])
         return None
 
+    def named(self, text: str, params: Params) -> set[str]:
+        """The workspaces that a statement names: by name, or by the id of a row."""
+        said = f"{text} {params}"
+        by_id = {f"ws_{m[1]}" for m in _OURS.finditer(said)}
+        return by_id | {ws for ws in WORKSPACES if re.search(rf"(?i){ws}", said)}
+
+    def spelled_out(self, target: RouteTarget) -> tuple[str, Params]:
+        """What a shard gets, with the application's names: every table stands under its tenant."""
+        text = target.sql
+        for table in sorted(TABLES.values(), key=len, reverse=True) if target.shard else ():
+            text = re.sub(rf"\b{self.map.physical(table, target.shard)}\b", table, text)
+        return text, target.params
+
     # --- comparing -------------------------------------------------------------------------------
 
     def compare(
@@ -186,12 +205,16 @@ class Sharded:
         rows_differ: bool = False,
         all_workspaces: bool = False,
         hand: str | None = None,
+        everybody: bool = False,
     ) -> Comparison:
         """Run a statement on both sides and compare all that it did; roll both back.
 
         Raises AssertionError where they differ. A refusal is no difference, nor is an error of
         the same SQLSTATE on both sides. `rows_differ` is for what prints physical names (EXPLAIN).
         `hand` is the unsharded side's statement if it needs the router's condition written out.
+        With `everybody` the unsharded database has all workspaces' rows: what says itself whose
+        rows it means does the same there. So a name that the router takes for the tenant, and
+        that restricts something else, shows.
         """
         route = self.route(text, params, workspace, all_workspaces=all_workspaces)
         if route.kind in {Kind.REFUSED, Kind.LOOKUP}:
@@ -201,18 +224,29 @@ class Sharded:
             seen = (workspace,) if workspace else route.workspaces
         if not seen and route.kind is not Kind.ALL and all(t.shard is None for t in route.targets):
             seen = (NOBODY,)
-        oracle = self.run_unsharded(hand or text, params, seen)
+        there = WORKSPACES if everybody else tuple(seen)
+        owned = tuple(seen) if everybody else ()
+        oracle = self.run_unsharded(hand or text, params, there, owned=owned)
         sharded = self.run_sharded(route)
         done = Comparison(route=route, sharded=sharded, oracle=oracle)
         wrong = list(_differences(done, ordered=ordered, rows_differ=rows_differ))
-        wrong += self._changes(sharded, oracle, seen)
+        wrong += self._changes(sharded, oracle, seen, there, owned)
         wrong += self.leaks(route, sharded, text, params)
         assert not wrong, report(text, params, route, *wrong)
         return done
 
-    def run_unsharded(self, text: str, params: Params, seen: Iterable[str]) -> Effect:
+    def unlike(self, route: Route, other: Route) -> list[str]:
+        """Say in what two routes of the same workspace's do not do the same."""
+        here, there = self.run_sharded(route), self.run_sharded(other)
+        done = Comparison(route=route, sharded=here, oracle=there)
+        wrong = list(_differences(done, ordered=False, rows_differ=False))
+        return wrong + list(self._changes(here, there, other.workspaces, other.workspaces))
+
+    def run_unsharded(
+        self, text: str, params: Params, seen: Iterable[str], *, owned: Iterable[str] = ()
+    ) -> Effect:
         """Run a statement on the database with the rows of some workspaces."""
-        connection = self.oracle(*seen)
+        connection = self.oracle(*seen, owned=owned)
         numbered = isinstance(params, list | tuple) and re.search(r"\$\d", text) is not None
         with _rolled_back(connection):
             effect = _execute(connection, text, params, numbered=numbered)
@@ -323,22 +357,34 @@ class Sharded:
             ]
         return broken
 
-    def _changes(self, sharded: Effect, oracle: Effect, seen: Iterable[str]) -> Iterable[str]:
-        """Say which tables differ afterwards."""
+    def _changes(
+        self,
+        sharded: Effect,
+        oracle: Effect,
+        seen: Iterable[str],
+        there: Iterable[str],
+        owned: Iterable[str] = (),
+    ) -> Iterable[str]:
+        """Say which tables changed in another way; `there` are the oracle's workspaces."""
         if sharded.sqlstate or oracle.sqlstate:
             return
         for table in sorted(sharded.state.keys() | oracle.state.keys()):
-            here, there = (
-                e.state[table] if table in e.state else self._original(table, seen)
-                for e in (sharded, oracle)
+            mine, other = (
+                [n - o for n, o in zip(e.state.get(table, before), before, strict=True)]
+                for e, before in (
+                    (sharded, self._original(table, seen)),
+                    (oracle, self._original(table, there, owned)),
+                )
             )
-            if here != there:
-                yield f"{table} afterwards: {here[0]} rows, unsharded {there[0]}, or other values"
+            if mine != other:
+                yield f"{table}: {mine[0]:+} rows, unsharded {other[0]:+}, or other values"
 
-    def _original(self, table: str, seen: Iterable[str]) -> tuple[int, int]:
-        key = (table, tuple(seen))
+    def _original(
+        self, table: str, seen: Iterable[str], owned: Iterable[str] = ()
+    ) -> tuple[int, int]:
+        key = (table, tuple(seen), tuple(owned))
         if key not in self._originals:
-            connection = self.oracle(*seen)
+            connection = self.oracle(*seen, owned=owned)
             with _rolled_back(connection):
                 self._originals[key] = self._digest(connection, table, table, seen)
         return self._originals[key]

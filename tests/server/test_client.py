@@ -137,10 +137,11 @@ def test_a_refusal_is_raised_with_its_route_and_nothing_is_sent(router: Router) 
     with pytest.raises(Unroutable) as refused:
         router.execute("SELECT * FROM item")
     assert refused.value.route.kind is Kind.REFUSED
-    assert refused.value.code.startswith("PS6")
+    assert refused.value.code == "PS608"
     assert refused.value.hint
-    with pytest.raises(Unroutable):
+    with pytest.raises(Unroutable) as refused:
         router.execute(NOTES, workspace="nobody")
+    assert refused.value.code == "PS609"
 
 
 def test_the_workspace_comes_from_the_statement_too(router: Router) -> None:
@@ -168,8 +169,9 @@ def test_all_workspaces_are_read_and_never_written(router: Router) -> None:
             "SELECT workspace_id, count(*) FROM account GROUP BY 1 ORDER BY 1"
         ).fetchall()
         assert found == [(w, 1) for w in sorted(WORKSPACES)]
-        with pytest.raises(Unroutable):
+        with pytest.raises(Unroutable) as refused:
             connection.execute("DELETE FROM item")
+        assert refused.value.code == "PS622"
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (8,)
 
 

@@ -76,8 +76,9 @@ def test_look_ups_shards_and_all_workspaces(topology: Topology) -> None:
         async with router.all_workspaces(row_factory=dict_row) as connection:
             everyone = await connection.execute("SELECT count(*) AS n FROM item")
             assert await everyone.fetchone() == {"n": 8}
-            with pytest.raises(Unroutable):
+            with pytest.raises(Unroutable) as refused:
                 await connection.execute("DELETE FROM item")
+            assert refused.value.code == "PS622"
 
     run(topology, work)
 

@@ -256,18 +256,20 @@ def test_rows_without_a_workspace_are_refused(router: Router) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "code"),
     [
-        "COPY (SELECT * FROM item_s3) TO STDOUT",
-        "COPY (SELECT * FROM pg_shadow) TO STDOUT",
-        "COPY (SELECT pg_read_file('/etc/passwd')) TO STDOUT",
+        ("COPY (SELECT * FROM item_s3) TO STDOUT", "PS603"),
+        ("COPY (SELECT * FROM pg_shadow) TO STDOUT", "PS604"),
+        ("COPY (SELECT pg_read_file('/etc/passwd')) TO STDOUT", "PS605"),
     ],
 )
-def test_what_the_query_may_not_is_refused_as_ever(router: Router, sql: str) -> None:
-    with pytest.raises(Unroutable), router.copy(sql, workspace="acme"):
+def test_what_the_query_may_not_is_refused_as_ever(router: Router, sql: str, code: str) -> None:
+    with pytest.raises(Unroutable) as refused, router.copy(sql, workspace="acme"):
         pass
+    assert refused.value.code == code
 
 
 def test_execute_does_not_copy(router: Router) -> None:
-    with pytest.raises(Unroutable):
+    with pytest.raises(Unroutable) as refused:
         router.execute("COPY item TO STDOUT", workspace="acme")
+    assert refused.value.code == "PS602"

@@ -2,8 +2,10 @@
 another workspace and changes no row of it.
 
 Each statement is one of the case files with some of its words replaced, cut, doubled, wrapped, or
-crossed with another. PARLANT_SHARD_TEST_FUZZ says how many (default 3,000; `make fuzz` takes
-100,000); a statement that fails is found again by its number.
+crossed with another. One half comes in the name of a workspace, the other half in nobody's: then
+the statement says whose rows it means, or is refused. PARLANT_SHARD_TEST_FUZZ says how many
+(default 3,000; `make fuzz` takes 100,000). Every run makes others; a statement that fails is found
+again by its number and the run's PARLANT_SHARD_TEST_SEED.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from oracle import Sharded, report
+from oracle import Sharded, marks, report
 from test_router_attacks import ATTACKS, adapted
 
 from parlant_shard.router.route import Kind, Params
 from router_cases import TABLES, cases, row_id
 
 STATEMENTS = int(os.environ.get("PARLANT_SHARD_TEST_FUZZ", "3000"))
-PARTS = 8
+SEED = os.environ["PARLANT_SHARD_TEST_SEED"]
+PARTS = 4  # of each half
 
 TOKEN = re.compile(
     r"""(?isx) ( (?:[ebxun]|u&)?'(?:[^'\\]|''|\\.)*' | "(?:[^"]|"")*" | \$(\w*)\$.*?\$\2\$
@@ -59,11 +62,15 @@ def words(text: str) -> list[str]:
 
 
 class Mutator:
-    """Makes one statement; the same number gives the same."""
+    """Makes one statement; the same seed and number give the same.
 
-    def __init__(self, number: int) -> None:
-        self.dice = random.Random(number)
+    One of nobody's gets conditions that name a workspace, most of them.
+    """
+
+    def __init__(self, number: int, *, nobodys: bool = False) -> None:
+        self.dice = random.Random(f"{SEED} {number}")
         self.text, self.params = self.dice.choice(SEEDS)
+        self.nobodys = nobodys
 
     def make(self) -> tuple[str, Params]:
         tokens = words(self.text)
@@ -71,6 +78,8 @@ class Mutator:
         ways = self.dice.choice([self.gentle, self.gentle, self.ways])
         for _ in range(self.dice.choice([1, 1, 1, 1, 2, 3])):
             self.dice.choice(ways)(self, tokens)
+        if self.nobodys and self.dice.random() < 0.8:
+            self.name(tokens)
         text = "".join(tokens)
         if self.dice.random() < 0.12:
             text = self.dice.choice(WRAPS).format(text.rstrip("; \n"))
@@ -151,6 +160,24 @@ class Mutator:
         if at is not None:
             tokens[at] += f" {self.dice.choice(CONDITIONS)} "
 
+    def name(self, tokens: list[str]) -> None:
+        """A workspace's name for the rows: behind a WHERE or ON, or for each table of its own."""
+        one = self.dice.choice(["ws_a", "ws_a", "ws_b"])
+        if self.dice.random() < 0.3:
+            for at, token in enumerate(tokens):
+                if token.upper() in {"WHERE", "ON"}:
+                    tokens[at] += f" workspace_id = '{one}' AND "
+            return
+        before = ""
+        for at, token in enumerate(tokens):
+            if token.startswith("parlant_") and before.upper() in {"FROM", "JOIN", ","}:
+                follows = next((t for t in tokens[at + 1 :] if t.strip()), ";")
+                label = "" if follows.isidentifier() and follows.upper() not in CLAUSES else token
+                tokens[at] = f"(SELECT * FROM {token} WHERE workspace_id = '{one}') {label}"
+                if self.dice.random() < 0.1:
+                    one = "ws_b"
+            before = token.strip() or before
+
     gentle = (tenant, tenant, relation, letters, alike, alike, condition, condition)
     ways = (replace, replace, relation, tenant, tenant, insert, insert, cut, double, swap, cross,
             letters)  # fmt: skip
@@ -174,6 +201,10 @@ class Mutator:
         return self.dice.choice(["ws_a", "x", 1, True, row_id("ws_a", "agent", 1), *OTHERS])
 
 
+CLAUSES = {"WHERE", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "ON", "USING"} | {
+    "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "UNION", "EXCEPT", "INTERSECT", "FOR", "WINDOW",
+    "RETURNING", "SET", "TABLESAMPLE", "FETCH", "WHEN",
+}  # fmt: skip
 OTHERS = ["ws_b", row_id("ws_b", "agent", 1), row_id("ws_b", "session", 2)]
 CONDITIONS = [
     "true OR", "NOT", "workspace_id = 'ws_b' OR", "workspace_id IS NULL OR", "(1 = 1) OR",
@@ -207,24 +238,31 @@ WRAPS = [
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_nothing_of_another_workspace(sharded: Sharded, part: int) -> None:
+@pytest.mark.parametrize("workspace", ["ws_a", None])
+def test_nothing_of_another_workspace(sharded: Sharded, workspace: str | None, part: int) -> None:
     became: Counter[str] = Counter()
-    for number in range(part, STATEMENTS, PARTS):
-        text, params = Mutator(number).make()
+    for number in range(part, STATEMENTS // 2, PARTS):
+        text, params = Mutator(number, nobodys=workspace is None).make()
         if "\0" in text:
             continue
-        route = sharded.route(text, params, "ws_a")
+        which = f"PARLANT_SHARD_TEST_SEED={SEED}, number {number}\n"
+        route = sharded.route(text, params, workspace)
         if route.kind is Kind.REFUSED:
-            assert route.code, f"{number}: {text}"
+            assert route.code, f"{which}{text}"
             became["refused"] += 1
             continue
+        named = {workspace} if workspace is not None else sharded.named(text, params)
+        assert set(route.workspaces) <= named, which + report(text, params, route)
         effect = sharded.run_sharded(route)
         if effect.sqlstate is not None:
             # A condition that sees a row before the tenant's predicate can print it in an error:
             # that is for row-level security (docs/router.md).
             effect.message = ""
         wrong = sharded.leaks(route, effect, text, params)
-        assert not wrong, f"number {number}\n" + report(text, params, route, *wrong)
-        became["ran" if effect.sqlstate is None else "failed"] += 1
+        if any(t.shard for t in route.targets) and not route.workspaces:
+            wrong += marks(str(effect.rows), but=sharded.named(text, params))
+        assert not wrong, which + report(text, params, route, *wrong)
+        kind = "ran" if effect.sqlstate is None else "failed"
+        became[f"{kind} {'for a workspace' if route.workspaces else 'for nobody'}"] += 1
     # A fuzzer of which everything is refused proves nothing.
-    assert became["ran"] > STATEMENTS / PARTS * 0.05, became
+    assert became["ran for a workspace"] > STATEMENTS / 2 / PARTS * 0.05, became

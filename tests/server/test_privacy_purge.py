@@ -556,8 +556,10 @@ def test_a_server_that_is_down(small: World, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ApplyFailed):
         privacy.purge(topology, "c", allow=ALLOWED, listener=cut_off)
     assert states(small, "c", "east") == [("purging",)] * 2
-    with Router(topology) as router, pytest.raises(Unroutable), router.workspace("c") as connection:
-        connection.execute("SELECT * FROM account")
+    with Router(topology) as router:
+        with pytest.raises(Unroutable) as refused, router.workspace("c") as connection:
+            connection.execute("SELECT * FROM account")
+        assert refused.value.code == "PS609"
     plan = make_plan(topology)
     assert [s for s in plan.steps if "workspace" in s.title] == []
     assert any("has not finished" in n for n in plan.notices)
@@ -665,8 +667,9 @@ def test_with_buckets_it_stays_away_until_it_is_added_again(
             connection.execute("INSERT INTO account (name) VALUES ('one')")
         assert purge(world, what, "acme").total == 1
         until(lambda: router.shard_map.purged == ("acme",))
-        with pytest.raises(Unroutable), router.workspace("acme") as connection:
+        with pytest.raises(Unroutable) as refused, router.workspace("acme") as connection:
             connection.execute("INSERT INTO account (name) VALUES ('two')")
+        assert refused.value.code == "PS609"
         apply(topology)
         assert [s.title for s in make_plan(topology).steps] == []
         assert stored_map(world).purged == ("acme",)

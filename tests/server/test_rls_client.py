@@ -283,8 +283,9 @@ def test_asyncio(topology: Topology) -> None:
                 text = "COPY (SELECT name FROM account ORDER BY 1) TO STDOUT"
                 async with connection.copy(text) as copy:
                     assert [bytes(b) async for b in copy] == [b"new c\n", b"of acme\n"]
-            with pytest.raises(Unroutable):
+            with pytest.raises(Unroutable) as refused:
                 await router.execute("SELECT name FROM account WHERE workspace_id IN ('ws1','ws2')")
+            assert refused.value.code == "PS724"
 
     asyncio.run(work())
 

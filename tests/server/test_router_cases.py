@@ -127,6 +127,7 @@ def test_reads_across_workspaces(sharded: Sharded, case: Case) -> None:
         all_workspaces=case.more.get("all", False),
     )
     assert done.accepted or done.route.code, done.refusal
+    assert done.accepted == (case.expect == "accept"), done.refusal
 
 
 def test_most_reads_across_workspaces_are_accepted(sharded: Sharded) -> None:
