@@ -17,7 +17,7 @@ from parlant_shard.privacy.steps import Found, Stage, closing, deleting, settlin
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import AUDIT_TABLE
 
-MINE = "\"workspace_id\" = 'it''s'"
+MINE = "\"workspace_id\" OPERATOR(pg_catalog.=) 'it''s'"
 
 
 def table(name: str, *refers: str, **parts: Any) -> Table:

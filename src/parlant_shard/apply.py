@@ -34,9 +34,13 @@ from parlant_shard.errors import (
 from parlant_shard.executor import Executor, Listener, quiet
 from parlant_shard.locks import LEFTOVER_WAIT, lock_is_free, run_lock
 from parlant_shard.plan import NEEDS_ALLOW, Phase, Plan, Step, unapproved
-from parlant_shard.planner import State, map_of, plan_of, read_servers, read_state
+from parlant_shard.planner import State, map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
+
+
+# Seconds. How long the end of a run waits for a lock on the stored map.
+MAP_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,7 @@ def apply(
         shard_map = map_of(state)
         if not plan.steps:
             # A run that was killed right before its end left an old map, or none.
+            _let_read_map(lock, topology)
             _store_map(lock, topology, shard_map)
             return Outcome(run_id=None, plan=plan, done=0, seconds=time.monotonic() - began)
         if not confirm(plan):
@@ -166,7 +171,7 @@ def apply(
         run_id = run.execute()
         return Outcome(
             run_id=run_id,
-            plan=plan,
+            plan=replace(plan, broken_copies=run.broken_copies),
             done=len(plan.steps),
             seconds=time.monotonic() - began,
             resumed=resumed,
@@ -175,12 +180,29 @@ def apply(
 
 def _store_map(lock: db.Connection, topology: Topology, shard_map: ShardMap) -> None:
     """The last action of every apply: routers follow the map, so everything in it must be there."""
-    try:
-        isolation = topology.isolation
-        readers = [role for role in (isolation.role, isolation.analytics) if role is not None]
-        mapstore.store(lock, shard_map, readers=readers)
-    except psycopg.Error as error:
-        raise db.wrap(error, server=topology.coordinator, doing="storing the shard map") from error
+    _retried(lock, topology, lambda: mapstore.store(lock, shard_map))
+
+
+def _let_read_map(lock: db.Connection, topology: Topology) -> None:
+    isolation = topology.isolation
+    readers = [role for role in (isolation.role, isolation.analytics) if role is not None]
+    _retried(lock, topology, lambda: mapstore.let_read(lock, readers))
+
+
+def _retried(lock: db.Connection, topology: Topology, work: Callable[[], object]) -> None:
+    """Do what has to do with the map; once more as long as somebody holds a lock on it."""
+    deadline = time.monotonic() + MAP_PATIENCE
+    while True:
+        try:
+            work()
+        except psycopg.Error as error:
+            if error.sqlstate in db.RETRYABLE and time.monotonic() < deadline:
+                time.sleep(0.5)
+                continue
+            doing = "storing the shard map"
+            raise db.wrap(error, server=topology.coordinator, doing=doing) from error
+        else:
+            return
 
 
 def _close_dead_runs(lock: db.Connection, topology: Topology, listener: Listener) -> bool:
@@ -411,9 +433,13 @@ class _Apply(Run):
     ) -> None:
         super().__init__(*args, peers=state.peers, **options)
         self.state, self.shard_map, self.allow = state, shard_map, allow
+        self.broken_copies = self.plan.broken_copies
+        # A publication that was missing, or that published less, has let changes pass.
+        self.compares = any(s.phase == Phase.PUBLICATION for s in self.plan.steps)
 
     def _work(self) -> None:
         super()._work()
+        _let_read_map(self.lock, self.topology)
         left = self._left()
         if left.steps and self._may_repair(left):
             self.listener("note", None, f"the servers still differ: {_briefly(left)}; repairing")
@@ -422,17 +448,18 @@ class _Apply(Run):
             left = self._left()
         if left.steps:
             raise _still_differs(left, self.state)
+        self.broken_copies = left.broken_copies
         _store_map(self.lock, self.topology, self.shard_map)
 
     def _left(self) -> Plan:
-        """Read the servers once more: what is still to do for what this run wanted.
+        """Read the servers once more: what is still to do, by the clock of this run's beginning.
 
         Statements that succeeded are no proof: an event trigger runs with each of them.
         """
         self._check_lock()
         try:
-            live, _ = read_servers(self.topology)
-            return plan_of(replace(self.state, live=live))
+            state = read_state(self.topology, before=self.state)
+            return plan_of(state, compare_copies=self.compares)
         except CannotConnect as error:
             raise ApplyFailed(
                 f"{error.message}, at: comparing the servers with the plan",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parlant_shard import canonical, db
+from parlant_shard.errors import ServerError
 from parlant_shard.sqlfiles import queries
 
 
@@ -70,6 +71,28 @@ def senders_wait_for(connection: db.Connection) -> tuple[Blocker, ...]:
     """Whom the senders of a publisher wait for that begin to copy a table."""
     rows = connection.execute(queries("blockers")["senders"]).fetchall()
     return tuple(b for r in rows for b in waited_for(connection, r["pid"]))
+
+
+def locked_tables(connection: db.Connection, namespace: str) -> tuple[tuple[str, Blocker], ...]:
+    """Tables of ours that somebody has locked so that nobody can read their definition."""
+    rows = connection.execute(queries("blockers")["exclusive"], {"namespace": namespace}).fetchall()
+    found = blockers(connection, rows)
+    return tuple((r["table"], b) for r, b in zip(rows, found, strict=True))
+
+
+def unreadable(
+    connection: db.Connection, server: str, namespace: str, *, doing: str = "reading its catalogue"
+) -> ServerError | None:
+    """The error (PS404) that names who locks our tables; None if nobody does any more."""
+    tables = locked_tables(connection, namespace)
+    if not tables:
+        return None
+    holders = ", ".join(f'"{table}" by {blocker.who}' for table, blocker in tables)
+    return ServerError(
+        f'server "{server}", {doing}: tables are locked (ACCESS EXCLUSIVE): {holders}',
+        code="PS404",
+        hint=f"{tables[0][1].hint}; then run the same command again",
+    )
 
 
 def blockers(connection: db.Connection, rows: Iterable[Mapping[str, Any]]) -> tuple[Blocker, ...]:

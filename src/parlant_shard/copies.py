@@ -25,6 +25,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from parlant_shard import canonical, db
 from parlant_shard.allrows import every_row
 from parlant_shard.catalog import Publication, Slot, Subscription
+from parlant_shard.desired import publication_name
 from parlant_shard.errors import ShardError
 from parlant_shard.plan import BrokenCopy
 from parlant_shard.sqlfiles import queries
@@ -128,6 +129,10 @@ def _sign(
 ) -> BrokenCopy | None:
     name = subscription.name
     risk = "Changes since then never come"
+    expected = publication_name(topology)
+    if subscription.publication != expected:
+        what = f'reads the publication "{subscription.publication}", not "{expected}"'
+        return _copy(topology, server, subscription, "foreign", f"the subscription {what}. {risk}")
     if subscription.slot != name:
         what = f'reads from slot "{subscription.slot}"' if subscription.slot else "has no slot"
         return _copy(topology, server, subscription, "foreign", f"the subscription {what}. {risk}")

@@ -20,13 +20,10 @@ CHANNEL = "parlant_shard"
 _UNDEFINED = frozenset({"42P01", "3F000"})
 
 
-def store(
-    connection: Connection, shard_map: ShardMap, *, readers: Iterable[str] = ()
-) -> int | None:
+def store(connection: Connection, shard_map: ShardMap) -> int | None:
     """Store a map and tell the routers, in one transaction. Returns its epoch, None if unchanged.
 
-    `readers` are the roles of isolation: they may read the map and nothing else of our tables. The
-    caller holds the topology's lock.
+    The caller holds the topology's lock.
     """
     data = {**shard_map.to_data(), "epoch": 1}
     with connection.transaction():
@@ -35,9 +32,14 @@ def store(
         ).fetchone()
         if row is not None:
             connection.execute(queries("map")["notify"], {"topology": shard_map.topology})
+    return None if row is None else int(row["epoch"])
+
+
+def let_read(connection: Connection, readers: Iterable[str]) -> None:
+    """Let the roles of isolation read the map, and nothing else of our tables."""
+    with connection.transaction():
         for reader in readers:
             _let_read(connection, reader)
-    return None if row is None else int(row["epoch"])
 
 
 def _let_read(connection: Connection, role: str) -> None:

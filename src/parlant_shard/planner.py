@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from parlant_shard import canonical, copies, db, local, preflight, scratch
+from parlant_shard import blockers, canonical, copies, db, local, preflight, scratch
 from parlant_shard.catalog import Catalog, Facts, Relkind, Table, fingerprint
 from parlant_shard.ddlfile import (
     DeclaredForeignKey,
@@ -58,9 +59,14 @@ def make_plan(topology: Topology) -> Plan:
     return plan_of(read_state(topology))
 
 
-def read_state(topology: Topology) -> State:
-    """Read every server, in parallel, and compute what it should hold."""
+def read_state(topology: Topology, *, before: State | None = None) -> State:
+    """Read every server, in parallel, and compute what it should hold.
+
+    With `before` at the moment when that was read: partitions follow the clock.
+    """
     live, found = read_servers(topology)
+    if before is not None:
+        found = {name: replace(f, now=before.facts[name].now) for name, f in found.items()}
     preflight.check_servers(topology, live, found)
     origin = topology.schema_source.from_
     if origin is not None:
@@ -84,11 +90,14 @@ def read_state(topology: Topology) -> State:
     )
 
 
-def plan_of(state: State) -> Plan:
-    """Compare and build. Raises where the topology would leave rows where they do not belong."""
+def plan_of(state: State, *, compare_copies: bool = False) -> Plan:
+    """Compare and build. Raises where the topology would leave rows where they do not belong.
+
+    `compare_copies`: the rows of every copy of a reference table, and not only of suspect ones.
+    """
     topology = state.topology
     servers = {*topology.servers, *state.live[topology.coordinator].shards.values()}
-    broken = broken_copies(topology, state.live, state.desired.catalogs)
+    broken = broken_copies(topology, state.live, state.desired.catalogs, compare=compare_copies)
     context = Context(
         coordinator=topology.coordinator,
         publication=publication_name(topology),
@@ -124,11 +133,16 @@ def plan_of(state: State) -> Plan:
 
 
 def broken_copies(
-    topology: Topology, live: Mapping[str, Catalog], wanted: Mapping[str, Catalog]
+    topology: Topology,
+    live: Mapping[str, Catalog],
+    wanted: Mapping[str, Catalog],
+    *,
+    compare: bool = False,
 ) -> tuple[BrokenCopy, ...]:
     """Copies of reference tables that are to stay, and that missed changes.
 
-    The rows of a copy are compared only where its slot looks as if it had been made anew.
+    The rows of a copy are compared only if its slot looks as if it had been made anew, or all with
+    `compare`; never while a table is still being copied for the first time.
     """
     home = live[topology.coordinator]
     subscriptions = {
@@ -141,7 +155,9 @@ def broken_copies(
     publication = home.publications.get(publication_name(topology))
     for server, subscription in subscriptions.items():
         slot = home.slot_states.get(subscription.name)
-        if server in found or slot is None or not copies.is_suspect(subscription, slot):
+        if server in found or slot is None or not subscription.synced:
+            continue
+        if not (compare or copies.is_suspect(subscription, slot)):
             continue
         limits = copies.Limits(rows=100_000, wait=3.0)
         differs = copies.proven(topology, server, subscription, publication, limits)
@@ -167,13 +183,18 @@ def read_servers(topology: Topology) -> tuple[dict[str, Catalog], dict[str, Fact
     def read(server: str) -> tuple[Catalog, Facts]:
         with db.session(topology, server) as connection:
             about = facts(connection, server, topology.namespace)
-            found = introspect(
-                connection,
-                namespace=topology.namespace,
-                topology=topology.name,
-                epochs=topology.epochs,
-                server=server,
-            )
+            try:
+                found = introspect(
+                    connection,
+                    namespace=topology.namespace,
+                    topology=topology.name,
+                    epochs=topology.epochs,
+                    server=server,
+                )
+            except psycopg.errors.LockNotAvailable as error:
+                raise (
+                    blockers.unreadable(connection, server, topology.namespace) or error
+                ) from error
             isolation = topology.isolation
             named = {isolation.role, isolation.analytics} if server in with_tables else set()
             if isolation.rls:

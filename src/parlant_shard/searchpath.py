@@ -6,9 +6,11 @@ index or a trigger may call functions that rely on the path of the application. 
 evaluate those, and no others, get a path of the schemas in which nobody can plant anything: the
 topology's namespace, `public`, and the schemas of extensions.
 
-A schema is on the path only if every role that may create in it, or owns a function or operator
-in it, could take over the session anyway: superusers, the session's own role, the database's owner,
-the owner of the namespace. `pg_temp` stands at the end, so that no temporary table hides another.
+A schema is on the path only if every role that may create in it, or owns a function, operator or
+type in it, could take over the session anyway: superusers, the session's own role, the database's
+owner, the owner of the namespace. Every table and view has a type; and `f(x)` is a cast where `f`
+is a domain, whose CHECK can call anything. `pg_temp` stands at the end, so that no temporary table
+hides another.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ WITH trusted AS (
            WHERE a.privilege_type = 'CREATE'
            UNION ALL SELECT p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace = s.oid
            UNION ALL SELECT o.oprowner FROM pg_catalog.pg_operator o WHERE o.oprnamespace = s.oid
+           UNION ALL SELECT t.typowner FROM pg_catalog.pg_type t WHERE t.typnamespace = s.oid
          ) x
    WHERE x.role NOT IN (SELECT t.oid FROM trusted t)
 )

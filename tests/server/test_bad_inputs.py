@@ -1796,7 +1796,7 @@ def test_an_event_trigger_refuses(bench: Bench, core: str) -> None:
         exit_code=1,
         code="PS510",
         message='server "core", add check "item_shard_1_workspace_check_new" to "item_shard_1", '
-        "not yet validated: no DDL at night (PL/pgSQL function public.no() line 1 at RAISE) "
+        "not yet validated: no DDL at night (PL/pgSQL function no() line 1 at RAISE) "
         "[P0001]",
         hint=f"ask Bob; then {RESUMES}",
     )

@@ -43,7 +43,7 @@ def start(connection: db.Connection, topology: str, fingerprint: str, *steps: st
         topology=topology, file="f", sha256="s", schema_sha256="x", fingerprint=fingerprint,
         steps=tuple(map(step, steps)), notices=(),
     )  # fmt: skip
-    journal.start(connection, run_id, plan, command="apply", fingerprint=fingerprint)
+    journal.start(connection, run_id, plan, command="apply", approved=plan)
     return run_id
 
 

@@ -209,7 +209,7 @@ def test_status_with_a_default_partition(world: World, capfd: pytest.CaptureFixt
     assert run(["status", file]) == 0
     row = next(x for x in capfd.readouterr().out.splitlines() if x.startswith("log "))
     assert re.fullmatch(
-        r"log +s1 +4 +never +from \S+Z on the default partition takes the rows", row
+        r"log +s1 +4 +never +from \S+ \S+ UTC on the default partition takes the rows", row
     ), row
     assert run(["status", file, "--output", "json"]) == 0
     (horizon,) = json.loads(capfd.readouterr().out)["horizons"]

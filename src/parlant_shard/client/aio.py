@@ -807,7 +807,8 @@ class AsyncServerCursor(ServerDescribed):
     async def close(self) -> None:
         if self._real is not None:
             real, self._real = self._real, None
-            with suppress(psycopg.Error):
+            # psycopg asserts that a cursor has a result; one that was refused has none.
+            with suppress(psycopg.Error, AssertionError):
                 await real.close()
 
     async def __aenter__(self) -> AsyncServerCursor:

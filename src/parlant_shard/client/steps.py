@@ -456,12 +456,15 @@ def executed(core: Core, call: Call, context: Context) -> Generator[Command, Any
     before: tuple[Route, Answer] | None = None
     while True:
         shard_map = core.current()
-        route, unsure = yield from _routed(core, shard_map, call, context, trust=before is None)
+        # A transaction belongs to the shard of its first statement, so that one is not sent to
+        # where a row may have been.
+        begins = context.transaction and not context.pinned
+        trust = before is None and not begins
+        route, unsure = yield from _routed(core, shard_map, call, context, trust=trust)
         if before is not None and route.targets and route.workspaces in {(), before[0].workspaces}:
             return before[1]
         targets = placed(route, context, shard_map, near=near)
         check_count(targets[0].params, route)
-        begins = context.transaction and not context.pinned
         try:
             answers = yield Run(route, targets, call, apart=begins and is_nowhere(route))
         except psycopg.Error as error:

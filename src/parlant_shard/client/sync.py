@@ -793,7 +793,8 @@ class ServerCursor(ServerDescribed):
     def close(self) -> None:
         if self._real is not None:
             real, self._real = self._real, None
-            with suppress(psycopg.Error):
+            # psycopg asserts that a cursor has a result; one that was refused has none.
+            with suppress(psycopg.Error, AssertionError):
                 real.close()
 
     def __enter__(self) -> ServerCursor:

@@ -35,6 +35,7 @@ from parlant_shard.local.postmaster import clear_remains, pid_file, postmaster, 
 from parlant_shard.local.settings import (
     HOST,
     NO_SETTINGS,
+    SINCE_18,
     NOT_DURABLE,
     SETTINGS,
     SUPERUSER,
@@ -82,7 +83,12 @@ def up(
                 if not initialised(directory):
                     initialise(directory, binaries, account, durable=durable)
                 require_same_major(directory, binaries)
-                config = {**SETTINGS, **({} if durable else NOT_DURABLE), **settings}
+                config = {
+                    **SETTINGS,
+                    **(SINCE_18 if int(binaries.major) >= 18 else {}),
+                    **({} if durable else NOT_DURABLE),
+                    **settings,
+                }
                 _start(directory, binaries, account, config)
             elif not _await_ready(directory, pid):
                 raise _start_failed(directory, _log_tail(directory, 0))

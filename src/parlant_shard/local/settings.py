@@ -39,6 +39,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "wal_retrieve_retry_interval": "500ms",
     }
 )
+# 18 gave replication origins, of which a subscription takes one, a limit of their own: 10.
+SINCE_18: Mapping[str, str] = MappingProxyType({"max_active_replication_origins": "32"})
 NOT_DURABLE: Mapping[str, str] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 )

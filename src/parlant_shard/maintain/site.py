@@ -128,18 +128,15 @@ class Site:
             try:
                 return self._read()
             except psycopg.errors.LockNotAvailable as error:
-                rows = self._rows("exclusive")
-                found = blockers.blockers(self.connection, rows)
-                holders = ", ".join(
-                    f'"{r["table"]}" by {b.who}' for b, r in zip(found, rows, strict=True)
-                )
+                tables = blockers.locked_tables(self.connection, self.topology.namespace)
+                holders = ", ".join(f'"{table}" by {b.who}' for table, b in tables)
                 if time.monotonic() > deadline:
                     raise ServerError(
                         f'server "{self.server}": its catalogue cannot be read for '
                         f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE): "
                         f"{holders or 'by whom is not known'}",
                         code="PS404",
-                        hint=(found[0].hint if found else "look again")
+                        hint=(tables[0][1].hint if tables else "look again")
                         + "; the next run tries again",
                     ) from error
                 if not told and holders:

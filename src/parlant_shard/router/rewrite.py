@@ -696,13 +696,17 @@ class _Call:
 
 def key_text(value: Any, key_type: str) -> str:
     """A value of the distribution key as the map spells it. Raises Refusal (PS620)."""
-    if isinstance(value, Enum):
-        if not isinstance(value, str | int):
-            # psycopg would send its name, and its text is another one again.
-            raise Refusal(
-                "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its value"
-            )
-        value = value.value  # as psycopg sends it
+    # A text or number as psycopg sends it, whatever an enum or another subclass prints or calls its
+    # value: what is bound beside it must be the same workspace.
+    if isinstance(value, str):
+        value = str.__str__(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = int.__index__(value)
+    elif isinstance(value, Enum):
+        # psycopg would send its name, and its text is another one again.
+        raise Refusal(
+            "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its value"
+        )
     if isinstance(value, bytes | bytearray | memoryview | list | tuple | dict | set):
         raise Refusal(
             "PS620", f"a workspace cannot be of type {type(value).__name__}", "give its name"

@@ -44,3 +44,18 @@ SELECT l.virtualtransaction AS transaction, p.gid, p.owner::text AS owner, p.dat
   FROM pg_catalog.pg_prepared_xacts p
   JOIN pg_catalog.pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.transaction
        AND l.pid IS NULL AND l.granted;
+
+-- name: exclusive
+-- Who has locked tables of ours so that nobody can even read their definition.
+SELECT l.pid, l.virtualtransaction AS transaction, a.application_name AS name, c.relname::text AS "table",
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::int AS age
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'v', 'f')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       AND n.nspname IN (%(namespace)s, 'parlant_shard')
+  LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+ WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'AccessExclusiveLock'
+   AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+ ORDER BY a.xact_start NULLS FIRST, c.relname
+ LIMIT 3;
