@@ -135,11 +135,11 @@ class Site:
                 )
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f'server "{self.server}": its catalogue cannot be read for '
+                        f'server "{self.server}": its catalogue could not be read for '
                         f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE): "
-                        f"{holders or 'by whom is not known'}",
+                        f"{holders or 'who has locked them is not known'}",
                         code="PS404",
-                        hint=(found[0].hint if found else "look again")
+                        hint=(found[0].hint if found else "the locks may be gone by now")
                         + "; the next run tries again",
                     ) from error
                 if not told and holders:
