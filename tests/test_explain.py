@@ -113,7 +113,7 @@ def test_the_question_after_a_change_is_shown() -> None:
     route = Route(kind=Kind.DIRECT, targets=(target,), why=("so",), held="t", question=question)
     text = explain.route_text(route, target.sql)
     assert text.endswith(
-        "if it changes no row, the client asks whether it meant rows that it may not change:\n"
+        "if it changes no row, the client asks whether it met rows that it may not change:\n"
         '  SELECT 1\n  FROM t LIMIT 1\n  params: ["a"]'
     )
     assert route.to_data()["question"] == {"sql": question.sql, "params": ["a"]}

@@ -93,7 +93,7 @@ def test_two_ways_are_a_choice_of_the_owner() -> None:
     )
     assert refused.value.hint == (
         "say which one names the tenant: tables: {item: {path: a}}; rows in which they disagree "
-        "must be mended first"
+        "must be fixed first"
     )
 
 

@@ -38,7 +38,6 @@ from parlant_shard.planner import State, map_of, plan_of, read_state
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.topology import Topology
 
-
 # Seconds. How long the end of a run waits for a lock on the stored map.
 MAP_PATIENCE = 60.0
 
@@ -226,13 +225,13 @@ def _checked(
         raise StalePlan(
             f'the topology file "{topology.file}" changed since the plan was made',
             code="PS502",
-            hint="make a new plan and look at it",
+            hint=_new_plan(topology),
         )
     if saved.schema_sha256 != fresh.schema_sha256:
         raise StalePlan(
             "the schema changed since the plan was made",
             code="PS502",
-            hint="make a new plan and look at it",
+            hint=_new_plan(topology),
         )
     if saved.fingerprint == fresh.fingerprint:
         if saved.steps == fresh.steps:
@@ -241,7 +240,7 @@ def _checked(
             "the plan's steps are not those that would be planned now",
             code="PS502",
             hint="the clock moved on to another partition, the file was edited, or another release "
-            "made it; make a new plan and look at it",
+            f"made it; {_new_plan(topology)}",
         )
     applied = journal.exists(lock, topology.coordinator)
     begun = journal.unfinished(lock, topology.name, saved.fingerprint) if applied else None
@@ -253,16 +252,23 @@ def _checked(
         if not extra:
             return fresh
         raise StalePlan(
-            "the servers changed since the plan was made, and what is left to do has "
-            f"{_plural(len(extra), 'step')} that the plan does not have, first of all on server "
+            "the servers changed since the plan was made: the plan lacks "
+            f"{_plural(len(extra), 'step')} of what is left to do; the first is on server "
             f'"{extra[0].server}": {extra[0].title}',
             code="PS502",
-            hint="make a new plan and look at it",
+            hint=_new_plan(topology),
         )
     raise StalePlan(
         "the servers changed since the plan was made",
         code="PS502",
-        hint="make a new plan and look at it",
+        hint=_new_plan(topology),
+    )
+
+
+def _new_plan(topology: Topology) -> str:
+    return (
+        "make a new plan and look at it: "
+        f"`parlant-shard plan {topology.file} -o PLAN.json`, then `parlant-shard apply PLAN.json`"
     )
 
 
@@ -475,7 +481,7 @@ def _briefly(plan: Plan) -> str:
     """Count the steps of a plan and name the first."""
     first = plan.steps[0]
     return (
-        f"{_plural(len(plan.steps), 'step')} left to do, first of all on server "
+        f"{_plural(len(plan.steps), 'step')} left to do; the first is on server "
         f'"{first.server}": {first.title}'
     )
 
@@ -494,7 +500,8 @@ def _still_differs(left: Plan, state: State) -> ApplyFailed:
         f"all steps are done, and the servers still differ from the plan: {_briefly(left)}",
         code="PS521",
         hint=(suspects if triggers else "")
-        + "make a new plan and look at it; routers keep their shard map until an apply ends well",
+        + f"`parlant-shard plan {state.topology.file}` shows what differs; routers keep their "
+        "shard map until an `apply` succeeds",
     )
 
 

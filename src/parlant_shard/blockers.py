@@ -52,12 +52,11 @@ class Blocker:
         if self.pid is not None:
             return f"wait for it, or end it: SELECT pg_terminate_backend({self.pid})"
         if self.gid is None:
-            return "SELECT * FROM pg_prepared_xacts shows prepared transactions"
+            return "`SELECT * FROM pg_prepared_xacts` shows prepared transactions"
         gid = canonical.literal(self.gid)
         return (
             f'in database "{self.database}", as "{self.owner}" or a superuser: COMMIT PREPARED '
-            f"{gid} or ROLLBACK PREPARED {gid}, whichever its application meant "
-            "(pg_prepared_xacts lists it)"
+            f"{gid} or ROLLBACK PREPARED {gid}; only the application that prepared it knows which"
         )
 
 

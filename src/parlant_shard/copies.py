@@ -128,7 +128,7 @@ def _sign(
     topology: Topology, server: str, subscription: Subscription, slot: Slot | None
 ) -> BrokenCopy | None:
     name = subscription.name
-    risk = "Changes since then never come"
+    risk = "Later changes never reach the copy"
     expected = publication_name(topology)
     if subscription.publication != expected:
         what = f'reads the publication "{subscription.publication}", not "{expected}"'
@@ -153,7 +153,7 @@ def _sign(
             server,
             subscription,
             "foreign",
-            f"the slot of that name is another one: {kind}{where}"
+            f"the slot of that name is not the copy's own: it is {kind}{where}"
             f"{f', plugin {slot.plugin}' if slot.plugin else ''}. {risk}",
         )
     if slot.invalid is not None or slot.wal_status == "lost":
@@ -195,9 +195,10 @@ def _copy(
         message=f'server "{server}": its copies of the reference tables must be repaired '
         f'(subscription and slot "{subscription.name}"): {what}',
         hint=f'on server "{server}": ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} '
-        f"SET (slot_name = NONE); DROP SUBSCRIPTION {name}; drop a slot that is left on server "
-        f'"{home}", empty the copies as {PAGE} says, then `parlant-shard apply {topology.file}` '
-        "makes the slot and copies all rows",
+        f"SET (slot_name = NONE); DROP SUBSCRIPTION {name}; empty the copies as {PAGE} says; on "
+        f'server "{home}", if the slot is there: SELECT pg_drop_replication_slot('
+        f"{canonical.literal(subscription.name)}); then run `parlant-shard apply {topology.file}`: "
+        "it makes the slot and copies all rows",
     )
 
 
@@ -275,7 +276,7 @@ def _looks(
             else:
                 unequal.add(table)
                 if look + 1 == limits.looks:
-                    why = "it was unequal, and there was no time for another look"
+                    why = f"its rows were unequal at the last of {limits.looks} looks"
                     yield table, _compared(table, after, there, equal=None, why=why)
         if not left:
             return

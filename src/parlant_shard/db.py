@@ -55,8 +55,8 @@ RETRYABLE = frozenset({"55P03", "40P01", "40001"})
 _NOT_FOUND = frozenset({"42883", "42704", "42P01", "3F000"})
 _IN_FUNCTION = re.compile(r"(?:SQL|PL/\w+) function ")
 SELF_CONTAINED = (
-    "let the function set its own path (ALTER FUNCTION … SET search_path = …, pg_temp), or write "
-    "the schema before what it names"
+    "give the function a path of its own (ALTER FUNCTION … SET search_path = …, pg_temp), or write "
+    "the schema before each name in the function"
 )
 
 _HINTS = {
@@ -294,8 +294,9 @@ def wrap(
             hint="`SELECT l.pid, a.state, a.xact_start, l.relation::regclass, l.mode "
             "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
             "WHERE l.granted AND l.relation IS NOT NULL ORDER BY a.xact_start` shows the holders, "
-            "the oldest first; one without a pid is a prepared transaction: `SELECT gid, owner, "
-            "database, prepared FROM pg_prepared_xacts`; run the same command again: it resumes",
+            "the oldest first. A holder without a pid is a prepared transaction: `SELECT gid, "
+            "owner, database, prepared FROM pg_prepared_xacts` shows those. Then run the same "
+            "command again: it resumes",
         )
     if state == "P0001" and diag.context:
         # Raised by a trigger, event trigger or function of the site: say which.

@@ -201,7 +201,7 @@ class Executor(ABC):
             connection=self.connections.get(step.server),
             walled=self.topology.isolation.rls,
         )
-        message, hint = wrapped.message, wrapped.hint or "mend the cause"
+        message, hint = wrapped.message, wrapped.hint or "fix the cause"
         blocker = self.blocked.get(step.id)
         if blocker is not None and error.sqlstate == "55P03":
             message, hint = f"{message}; it was held by {blocker.who}", blocker.hint
@@ -209,7 +209,7 @@ class Executor(ABC):
             hint += "; then run the same command again: it resumes"
         if error.sqlstate in {"23514", "23503", "23505", "23502"} and "VALIDATE" in step.sql[0]:
             hint = (
-                "some rows do not fit; nothing was lost. Mend or move them, then run the same "
+                "some rows do not fit; nothing was lost. Fix or move them, then run the same "
                 "command again: it resumes"
             )
         if error.sqlstate == "23514" and any(

@@ -58,7 +58,7 @@ def route_text(route: Route, original: str, mark: Callable[[str], str] | None = 
     if route.question is not None:
         lines += [
             "",
-            "if it changes no row, the client asks whether it meant rows that it may not change:",
+            "if it changes no row, the client asks whether it met rows that it may not change:",
             *(f"  {line}" for line in route.question.sql.split("\n")),
         ]
         if route.question.params:

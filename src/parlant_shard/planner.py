@@ -449,7 +449,7 @@ def _event_triggers(state: State) -> Iterator[str]:
             yield (
                 f'on server "{server}" event triggers run with the statements of a plan and can '
                 f"change what these make: {', '.join(map(str, triggers))}; `apply` compares the "
-                "result with the plan and repairs it once"
+                "result with the plan and repairs differences once"
             )
 
 

@@ -1,6 +1,6 @@
 """What must be right before anything begins: servers, rights, and rows that nobody may strand.
 
-Every check names the statement that mends it. A plan that gets past them should not stop half-way
+Every check names the statement that fixes it. A plan that gets past them should not stop half-way
 for a reason that could have been seen before.
 """
 

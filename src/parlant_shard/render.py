@@ -104,10 +104,10 @@ def status_text(found: Mapping[str, Any]) -> str:
 
 
 _COPIES = {
-    "missing": "NO SLOT: changes never come",
-    "lost": "SLOT LOST: changes never come",
-    "foreign": "NOT ITS SLOT: changes never come",
-    "ahead": "AHEAD of the coordinator: new rows do not come",
+    "missing": "NO SLOT: gets no more changes",
+    "lost": "SLOT LOST: gets no more changes",
+    "foreign": "NOT ITS SLOT: gets no more changes",
+    "ahead": "AHEAD of the coordinator: gets no new rows",
 }
 
 

@@ -177,8 +177,8 @@ def require_enforced(tables: Iterable[Table], major: int) -> None:
                     f'constraint "{item.name}" of table "{table.name}" is NOT ENFORCED, which '
                     f"PostgreSQL {major} does not know",
                     code="PS584",
-                    hint="upgrade the servers of this major to PostgreSQL 18, or enforce or drop "
-                    "the constraint",
+                    hint=f"upgrade the servers with PostgreSQL {major} to PostgreSQL 18, or drop "
+                    "the constraint, or declare it without NOT ENFORCED",
                 )
 
 

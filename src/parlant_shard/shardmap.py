@@ -385,12 +385,18 @@ def _shard(data: Any) -> MapShard:
 
 def _other_format(source: str, version: Any) -> RoutingError:
     older = version == _FIRST_FORMAT
+    said = (
+        f"{source} has format {version!r} of an older release, which does not say which reference "
+        f"tables have shared rows; this release needs format {FORMAT_VERSION}"
+        if older
+        else f"{source} has format {version!r}; this release of parlant-shard reads format "
+        f"{FORMAT_VERSION}"
+    )
     return RoutingError(
-        f"{source} has format {version!r}; this release of parlant-shard reads format "
-        f"{FORMAT_VERSION}",
+        said,
         code=UNKNOWN_FORMAT,
-        hint="`parlant-shard apply TOPOLOGY` with this release stores it anew; a file comes from "
-        "`parlant-shard export --format json`"
+        hint="run `parlant-shard apply TOPOLOGY` with this release, which stores the map anew; "
+        "write a map file anew with `parlant-shard export TOPOLOGY --format json`"
         if older
         else "update parlant-shard here to the release that wrote the map",
     )

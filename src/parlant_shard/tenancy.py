@@ -192,7 +192,7 @@ def _choose(
             f'table "{name}" reaches its tenant over more than one foreign key: {ways}',
             code="PS216",
             hint=f"say which one names the tenant: tables: {{{name}: {{path: "
-            f"{pool[0].columns[0]}}}}}; rows in which they disagree must be mended first",
+            f"{pool[0].columns[0]}}}}}; rows in which they disagree must be fixed first",
             file=str(topology.file),
             line=topology.line("tables") if topology.states("tables") else None,
             path=f"tables.{name}",

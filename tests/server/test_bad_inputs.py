@@ -1210,7 +1210,7 @@ def test_a_column_of_a_domain(bench: Bench, core: str) -> None:
             'table "amb" reaches its tenant over more than one foreign key: "a" (to item), '
             '"b" (to other)',
             "say which one names the tenant: tables: {amb: {path: a}}; rows in which they "
-            "disagree must be mended first",
+            "disagree must be fixed first",
             id="two-paths",
         ),
         pytest.param(
@@ -1592,6 +1592,13 @@ def saved(bench: Bench, core: str) -> Path:
     return plan
 
 
+def _new_plan(bench: Bench) -> str:
+    return (
+        f"make a new plan and look at it: `parlant-shard plan {bench.file} -o PLAN.json`, then "
+        "`parlant-shard apply PLAN.json`"
+    )
+
+
 def test_a_plan_whose_topology_changed(bench: Bench, saved: Path) -> None:
     with bench.file.open("a") as file:
         file.write("# a remark\n")
@@ -1602,7 +1609,7 @@ def test_a_plan_whose_topology_changed(bench: Bench, saved: Path) -> None:
         exit_code=7,
         code="PS502",
         message=f'the topology file "{bench.file}" changed since the plan was made',
-        hint="make a new plan and look at it",
+        hint=_new_plan(bench),
     )
 
 
@@ -1615,7 +1622,7 @@ def test_a_plan_whose_servers_changed(bench: Bench, core: str, saved: Path) -> N
         exit_code=7,
         code="PS502",
         message="the servers changed since the plan was made",
-        hint="make a new plan and look at it",
+        hint=_new_plan(bench),
     )
 
 
@@ -1772,7 +1779,7 @@ def test_a_row_that_does_not_fit(bench: Bench, core: str) -> None:
         message='server "core", validate constraint "item_shard_1_workspace_check" of '
         '"item_shard_1": check constraint "item_shard_1_workspace_check" of relation '
         '"item_shard_1" is violated by some row [23514]',
-        hint="some rows do not fit; nothing was lost. Mend or move them, then run the same "
+        hint="some rows do not fit; nothing was lost. Fix or move them, then run the same "
         "command again: it resumes",
     )
     execute(core, "DELETE FROM item_shard_1")

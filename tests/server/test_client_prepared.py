@@ -357,7 +357,7 @@ def test_within_a_transaction_a_lost_statement_is_an_error_once(router: Any) -> 
         assert refused.value.hint.startswith(
             "the statement did not happen; run the transaction again"
         )
-        assert "if it keeps coming" in refused.value.hint
+        assert "if this error repeats" in refused.value.hint
         for _ in range(7):
             with router.transaction(workspace="acme") as connection:
                 assert connection.execute(NOTES, [0]).fetchall() == ACME

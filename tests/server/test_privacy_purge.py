@@ -729,7 +729,7 @@ def test_the_key_in_another_spelling(
         (stored, "purged")
     ]
     # The file lists it as the map spells it, or not at all.
-    for listed, hint in ((written_as, f'write it as "{stored}"'), (none, "mend or remove it")):
+    for listed, hint in ((written_as, f'write it as "{stored}"'), (none, "correct or remove it")):
         with pytest.raises(TopologyError) as refused:
             make_plan(world.load(layout({"s1": [listed]}, ddl=ddl)))
         assert (refused.value.code, refused.value.hint) == ("PS326", hint)

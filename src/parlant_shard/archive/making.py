@@ -228,13 +228,13 @@ class _Making:
     def _refused(self, error: psycopg.Error) -> ArchiveError:
         """What a restore would fail with: the table itself does not take its own rows."""
         wrapped = db.wrap(error, server=self.change.server, doing=self.doing)
-        hint = "mend the rows or the constraint"
+        hint = "fix the rows or the constraint"
         if db.unresolved(error) is not None:
             hint = self.executor.self_contained(self.change.server)
         elif error.diag.constraint_name:
-            hint = f'mend the rows, or drop the constraint "{error.diag.constraint_name}"'
+            hint = f'fix the rows, or drop the constraint "{error.diag.constraint_name}"'
         return ArchiveError(
-            f"{wrapped.message}: its rows could not be restored",
+            f"{wrapped.message}: its archive could not be restored",
             code="PS557",
             hint=f"{hint}; the partition was kept, and the next `maintain` tries again",
         )

@@ -83,7 +83,7 @@ def demo(
     now: Annotated[
         str | None,
         typer.Option(
-            "--now", metavar="TIMESTAMP", help="As if it were then; ISO 8601, bare means UTC."
+            "--now", metavar="TIMESTAMP", help="Begin at this moment; ISO 8601, bare means UTC."
         ),
     ] = None,
 ) -> None:

@@ -61,9 +61,10 @@ def planned(
             raise failures.refused(
                 route,
                 "PS661",
-                f'"{route.held}" has shared rows, and after each of many changes it would have to '
-                "be asked whether it meant one",
-                "send them with `execute`, one at a time, or with one condition: id = ANY(%s)",
+                f'"{route.held}" has shared rows, and executemany cannot tell which of its changes '
+                "met only shared rows",
+                "send the changes one at a time with `execute`, or send one change with one "
+                "condition for all: id = ANY(%s)",
             )
         homes = {(t.server, t.shard) for t in (*targets[:1], *found)}
         if len(homes) > 1:

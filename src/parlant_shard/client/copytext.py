@@ -223,8 +223,9 @@ def in_route(copy: CopyIn, shard_map: ShardMap, context: Context) -> Route:
             raise _refused(
                 "PS616",
                 f'COPY into the reference table "{copy.table}" takes rows of any workspace, and '
-                "the caller is one",
-                "write its rows with INSERT; without a workspace router.copy(…) takes any",
+                f'the caller is workspace "{workspace}"',
+                "write the rows of the workspace with INSERT, or copy without a workspace: "
+                "router.copy(…)",
             )
         if workspace is not None:
             raise _refused(

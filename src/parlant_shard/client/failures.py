@@ -41,11 +41,11 @@ _HINTS = {
     "53300": "the server has no free connection slot: lower max_size, or raise max_connections",
 }
 _HINTS["42P05"] = (
-    "something else prepares statements in the same session, a pooler in transaction mode or the "
-    "application: set `prepare_threshold=None`"
+    "something else prepares statements in the same session: another client of a pooler in "
+    "transaction mode, or the application itself; set `prepare_threshold=None`"
 )
 _AGAIN_AND_AGAIN = (
-    "if it keeps coming, find what drops prepared statements (DISCARD or DEALLOCATE in the "
+    "if this error repeats, find what drops prepared statements (DISCARD or DEALLOCATE in the "
     "application, a pooler in transaction mode), or set `prepare_threshold=None`"
 )
 _BY_CLASS = {
@@ -117,7 +117,7 @@ def of_statement(
             error,
             f"{where}: {said} [{state}]",
             "PS649",
-            f"the statement did not happen; {again}, it is prepared anew; {_AGAIN_AND_AGAIN}",
+            f"the statement did not happen; {again}: it is then prepared anew; {_AGAIN_AND_AGAIN}",
         )
     if is_stale(error):
         again = "run the transaction again" if transaction else "try again in a moment"
@@ -151,8 +151,8 @@ def _of_psycopg(error: psycopg.Error, message: str, *, sent: bool) -> ShardError
     if isinstance(error, psycopg.errors.PipelineAborted):
         return _dual(RoutingError, error, f"{message}: {_NOT_RUN[0]}", "PS640", _NOT_RUN[1])
     hint = (
-        "correct the values or the call; the error is psycopg's own, but what came before it in "
-        "the batch or the transaction was sent: roll that back"
+        "correct the values or the call; no server has seen this statement, but statements before "
+        "it in the batch or the transaction were sent: roll them back"
         if sent
         else "correct the query or its parameters; nothing was sent"
     )
@@ -241,10 +241,11 @@ def looking_up(server: str, *, timeout: float) -> ShardError:
     return _dual(
         RoutingError,
         PoolTimeout(""),
-        f'the look-ups of other transactions on server "{server}" took {timeout:g} s',
+        f'the look-ups of other transactions on server "{server}" took longer than {timeout:g} s',
         "PS655",
-        "nothing was sent, and the transaction goes on; give transactions their workspace, so that "
-        "they look nothing up, and see in pg_stat_activity what holds the look-up on that server",
+        "nothing was sent, and the transaction goes on; run the statement again, or give the "
+        "workspace: then nothing is looked up; pg_stat_activity on that server shows what the "
+        "look-ups wait for",
     )
 
 
@@ -266,25 +267,25 @@ def misused(message: str, hint: str) -> ShardError:
 def held_back(route: Route) -> ShardError:
     """A change of a reference table with the key met only rows that it may not change."""
     named = route.workspaces[0] if route.workspaces else None
-    whose = "shared ones, or of another workspace" if route.certain else "shared ones"
+    whose = "shared rows, or rows of another workspace" if route.certain else "shared rows"
     if named is None:
         return _dual(
             RoutingError,
             psycopg.errors.InsufficientPrivilege(""),
-            f'the rows of "{route.held}" that the {route.statement} meant may not be changed '
-            "without a workspace: they belong to one, or row-level security keeps the role from "
-            "changing shared rows",
+            f'without a workspace the {route.statement} may not change the rows of "{route.held}" '
+            "that it met: they belong to workspaces, or they are shared rows and row-level "
+            "security keeps the role from changing them",
             "PS663",
-            "nothing was changed; give the workspace, or compare its column in WHERE; change "
-            "shared rows as the tables' owner",
+            "nothing was changed; to change rows of a workspace, give the workspace; to change "
+            "shared rows, send the statement as the tables' owner",
         )
     return _dual(
         RoutingError,
         psycopg.errors.InsufficientPrivilege(""),
-        f'the rows of "{route.held}" that the {route.statement} meant are {whose}, and workspace '
-        f'"{named}" changes its own alone',
+        f'the rows of "{route.held}" that the {route.statement} met are {whose}, and workspace '
+        f'"{named}" may change only its own rows',
         "PS663",
-        "nothing was changed; shared rows are changed without a workspace",
+        "nothing was changed; to change shared rows, send the statement without a workspace",
     )
 
 

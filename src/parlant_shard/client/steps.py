@@ -370,8 +370,8 @@ def placed(
             route,
             "PS661",
             f'"{route.held}" is changed on the coordinator, and a '
-            f"{'transaction' if context.transaction else 'pipeline'} of a workspace is on its "
-            "shard",
+            f"{'transaction' if context.transaction else 'pipeline'} of a workspace is on the "
+            "shard of the workspace",
             "change it outside of the transaction or pipeline, in a statement of its own",
         )
     if route.kind is Kind.ANY and near:

@@ -563,7 +563,7 @@ class _Story:
         self.line("$ parlant-shard apply topology.yaml --yes")
         self.check(
             outcome["resumed"] is True,
-            f"it resumed: {outcome['steps']} steps that were left or had to be mended, "
+            f"it resumed: {outcome['steps']} steps that were left or had to be repaired, "
             f"in {outcome['seconds']:.1f} s",
         )
         with db.session(topology, "core") as core:

@@ -153,7 +153,7 @@ class _Builder(Leaves, Federation):
                         else f'workspace "{workspace}" is written otherwise than PostgreSQL writes '
                         f"a {key_type}",
                         code="PS326",
-                        hint="mend or remove it" if text is None else f'write it as "{text}"',
+                        hint="correct or remove it" if text is None else f'write it as "{text}"',
                         file=str(self.topology.file),
                         line=self.topology.line(path),
                         path=path,

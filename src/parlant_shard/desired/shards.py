@@ -171,8 +171,8 @@ class ShardTables:
             if fk.unenforced and kind == "sharded":
                 self.notices.append(
                     f'foreign key "{fk.name}" of "{logical}" is NOT ENFORCED, as the schema '
-                    "declares it: nothing keeps a row from referring to a row that is missing, or "
-                    "of another workspace; `verify` reports those of another workspace"
+                    "declares it: a row may refer to a row that is missing, or that belongs to "
+                    "another workspace; `verify` reports references to another workspace"
                 )
             if kind == "reference":
                 if server in self.replicated:

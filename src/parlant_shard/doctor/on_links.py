@@ -80,10 +80,10 @@ def _slots(seen: Observed, source: Server) -> Iterator[Finding]:
                 detail=f'the replication slot of server "{subscriber}" is lost: its WAL was '
                 "removed, and its reference tables no longer follow",
                 hint=f'on server "{subscriber}": ALTER SUBSCRIPTION {named} DISABLE; ALTER '
-                f"SUBSCRIPTION {named} SET (slot_name = NONE); DROP SUBSCRIPTION {named}; on "
-                f"\"{source.name}\": SELECT pg_drop_replication_slot('{slot['name']}'); empty the "
-                "copies as docs/reference-tables.md says; then `parlant-shard apply` makes it "
-                "again and copies the rows",
+                f"SUBSCRIPTION {named} SET (slot_name = NONE); DROP SUBSCRIPTION {named}; empty "
+                f'the copies as docs/reference-tables.md says; on server "{source.name}": SELECT '
+                f"pg_drop_replication_slot('{slot['name']}'); then run `parlant-shard apply "
+                f"{topology.file}`: it makes the slot and copies all rows",
             )
         elif slot["wal_status"] == "unreserved":
             yield warning(
@@ -114,8 +114,10 @@ def _without_slot(seen: Observed, source: Server) -> Iterator[Finding]:
             server=source.name,
             about=name,
             detail=f'server "{server.name}" has a subscription, but its replication slot is gone: '
-            "its reference tables no longer follow, and what they missed never comes",
-            hint=f"`parlant-shard plan {seen.topology.file}` (PS260) says what to do",
+            "its copies of the reference tables get no more changes, and those that they missed "
+            "never reach them",
+            hint=f"run `parlant-shard plan {seen.topology.file}`: the hint of its error PS260 has "
+            "the statements",
         )
 
 

@@ -370,7 +370,7 @@ def event_triggers(seen: Observed) -> Iterator[Finding]:
                     server=server.name,
                     about=trigger.name,
                     detail=f"the event trigger {trigger} runs when a session of ours begins",
-                    hint=f"if it can fail or wait, so can every command; to switch it off: "
+                    hint="if the trigger fails or waits, so does every command; to switch it off: "
                     f"ALTER EVENT TRIGGER {name} DISABLE",
                 )
                 continue
@@ -382,7 +382,7 @@ def event_triggers(seen: Observed) -> Iterator[Finding]:
                 detail=f"the event trigger {trigger} runs with the statements of `apply` and "
                 "`maintain`, and can refuse them or change what they make (one that enables "
                 "row-level security on new tables leaves an application without rows)",
-                hint="`apply` compares the result with the plan and repairs it once; to let the "
-                "function leave out our sessions, test application_name LIKE 'parlant-shard%' in "
-                f"it, or ALTER EVENT TRIGGER {name} DISABLE",
+                hint="`apply` compares the result with the plan and repairs differences once; to "
+                "avoid them, let the trigger's function return at once if application_name is LIKE "
+                f"'parlant-shard%', or switch it off: ALTER EVENT TRIGGER {name} DISABLE",
             )

@@ -35,9 +35,9 @@ from parlant_shard.local.postmaster import clear_remains, pid_file, postmaster, 
 from parlant_shard.local.settings import (
     HOST,
     NO_SETTINGS,
-    SINCE_18,
     NOT_DURABLE,
     SETTINGS,
+    SINCE_18,
     SUPERUSER,
     render_settings,
 )

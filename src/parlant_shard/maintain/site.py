@@ -132,11 +132,11 @@ class Site:
                 holders = ", ".join(f'"{table}" by {b.who}' for table, b in tables)
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f'server "{self.server}": its catalogue cannot be read for '
+                        f'server "{self.server}": its catalogue could not be read for '
                         f"{LOCKED_WAIT:.0f} s, because tables are locked (ACCESS EXCLUSIVE): "
-                        f"{holders or 'by whom is not known'}",
+                        f"{holders or 'who has locked them is not known'}",
                         code="PS404",
-                        hint=(tables[0][1].hint if tables else "look again")
+                        hint=(tables[0][1].hint if tables else "the locks may be gone by now")
                         + "; the next run tries again",
                     ) from error
                 if not told and holders:

@@ -352,8 +352,8 @@ class Analysis:
         if ref.shared and node is not self.root:
             raise Refusal(
                 "PS664",
-                f'a change of "{ref.table}", which has rows of workspaces and shared ones, inside '
-                "WITH: a row that may not be changed could not be told from one that is not there",
+                f'a change of "{ref.table}", which has rows of workspaces and shared rows, inside '
+                "WITH: the client could not tell rows that it may not change from missing rows",
                 "send it as a statement of its own",
             )
         scope = Scope(None, ctes)
@@ -400,7 +400,7 @@ class Analysis:
         if ref.shared:
             raise Refusal(
                 "PS664",
-                f'MERGE into "{ref.table}", which has rows of workspaces and shared ones',
+                f'MERGE into "{ref.table}", which has rows of workspaces and shared rows',
                 "use INSERT ... ON CONFLICT DO UPDATE, or an UPDATE",
             )
         if ref.sharded:

@@ -319,9 +319,9 @@ class _Call:
                 raise Refusal(
                     "PS662",
                     f'a new row of "{self.t.held}" has a NULL for "{self.map.key}", so it would be '
-                    f'a shared row, and the statement belongs to "{workspace}"',
-                    "leave the column out: it is filled in; shared rows are written without a "
-                    "workspace",
+                    f'a shared row, but the statement belongs to workspace "{workspace}"',
+                    "leave the column out, and the router fills it in; to write a shared row, send "
+                    "the INSERT without a workspace",
                 )
             if self._name(value) != workspace:
                 raise Refusal(
@@ -337,8 +337,8 @@ class _Call:
         if t.writes and workspace is not None and t.target is not None:
             raise Refusal(
                 "PS616",
-                f'"{t.target.table}" belongs to no workspace, and the caller is one: a change '
-                "there may reach every workspace",
+                f'"{t.target.table}" belongs to no workspace, and the caller is a workspace: a '
+                "change there may reach every workspace",
                 "send it without a workspace",
             )
         direct = t.writes or bool(t.hosts) or t.locks
@@ -374,8 +374,8 @@ class _Call:
         if t.nobodys is not None and workspace is not None:
             raise Refusal(
                 "PS616",
-                f'"{t.nobodys}" belongs to no workspace, and the caller is one: a change there may '
-                "reach every workspace",
+                f'"{t.nobodys}" belongs to no workspace, and the caller is a workspace: a change '
+                "there may reach every workspace",
                 "send it without a workspace",
             )
         if t.held is not None and len(names) > 1:
@@ -397,10 +397,10 @@ class _Call:
             asked = self._text(None, several=False, nobody=nobody, question=True)
             question = self._target(asked, None, server, tenant)
         direct = t.writes or bool(t.hosts) or t.locks
-        seen = "the shared ones" if nobody else "its own and the shared ones"
+        seen = "shared rows" if nobody else "rows of its workspace and shared rows"
         if several:
-            seen = "theirs and the shared ones"
-        what = f'of the rows of "{t.shared[0].table}" the statement sees {seen}'
+            seen = "rows of its workspaces and shared rows"
+        what = f'of "{t.shared[0].table}" the statement sees {seen}'
         return Route(
             kind=Kind.DIRECT if direct else Kind.ANY,
             statement=t.statement,

@@ -414,7 +414,7 @@ def _check_mixture(analysis: Analysis, target: Ref | None) -> None:
     if held is not None and any(r is not held and r.role != "from" for r in analysis.refs):
         raise Refusal(
             "PS664",
-            f'a change of "{held.table}", which has rows of workspaces and shared ones, together '
+            f'a change of "{held.table}", which has rows of workspaces and shared rows, together '
             "with another change",
             "send each change as a statement of its own",
         )

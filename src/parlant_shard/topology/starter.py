@@ -4,7 +4,7 @@ from __future__ import annotations
 
 STARTER = """\
 # yaml-language-server: $schema=topology.schema.json
-# An editor completes and checks this file with that schema; after an upgrade, write it anew with
+# An editor completes and checks this file with that schema. After an upgrade, renew the schema:
 #   parlant-shard schema > topology.schema.json
 # Check with `parlant-shard validate`, look with `plan`, execute with `apply`.
 

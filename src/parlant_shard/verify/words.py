@@ -1,4 +1,4 @@
-"""Differences that a plan would mend, said as what is wrong."""
+"""Differences that a plan would repair, said as what is wrong."""
 
 from __future__ import annotations
 
