@@ -243,8 +243,8 @@ class Executor(ABC):
                 )
                 hint += (
                     f'; schema "{row["schema"]}" is not on the path of our sessions, because '
-                    f"{roles} may create in it, or owns functions, operators, types or tables there "
-                    f"(REVOKE CREATE ON SCHEMA {canonical.quote(row['schema'])} FROM {roles})"
+                    f"{roles} may create in it, or owns functions, operators, types or tables "
+                    f"there (REVOKE CREATE ON SCHEMA {canonical.quote(row['schema'])} FROM {roles})"
                 )
             if not left_out and connection.info.server_version >= 170_000:
                 hint += (
