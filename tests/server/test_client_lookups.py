@@ -419,6 +419,20 @@ def test_a_row_that_is_in_another_workspace_now_is_found_there(
             assert typed.world.rows(found, server=server) == [(typed.keys[new - 1],)]
 
 
+def test_a_transaction_does_not_begin_where_a_row_was(typed: Typed, fresh: Router) -> None:
+    """Its first statement says which shard it belongs to, and what is remembered may be wrong."""
+    for number, sql in enumerate(s for s in MOVED if s.startswith(("SELECT", "UPDATE", "DELETE"))):
+        id_ = f"begun {number}"
+        typed.put(1, id_)
+        assert fresh.execute(SEEN, [id_]).fetchall() == [("new 1",)]
+        typed.drop(1, id_)
+        typed.put(3, id_)
+        with fresh.transaction() as connection:
+            connection.execute(sql, [id_])
+            found = connection.execute(SEEN, [id_]).fetchall()
+            assert found == [] if sql.startswith("DELETE") else len(found) == 1, sql
+
+
 def test_many_sets_of_parameters_follow_rows_that_moved(typed: Typed, fresh: Router) -> None:
     for id_ in ("many 1", "many 2"):
         typed.put(1, id_)

@@ -131,8 +131,38 @@ class Named(str, enum.Enum):  # noqa: UP042 - the very kind whose text is not it
     ACME = "acme"
 
 
+class Labelled(str, enum.Enum):  # noqa: UP042 - psycopg sends its text, whatever its value is
+    ACME = ("acme", "globex")
+
+    def __new__(cls, code: str, label: str) -> Labelled:
+        found = str.__new__(cls, code)
+        found._value_ = label
+        return found
+
+
+class Printed(str):
+    """Prints another text than it is; psycopg sends the text that it is."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "globex"
+
+
 class Pure(enum.Enum):
     ACME = "acme"
+
+
+@pytest.mark.parametrize("workspace", [Labelled.ACME, Printed("acme")], ids=["enum", "subclass"])
+def test_a_workspace_is_the_text_that_is_sent(router: Any, workspace: str) -> None:
+    """What is bound beside it in the statement is the same workspace."""
+    named = "SELECT name FROM account WHERE workspace_id = %s"
+    assert router.execute(named, [workspace]).fetchall() == [("of acme",)]
+    assert router.execute(named, [workspace], workspace="acme").fetchall() == [("of acme",)]
+    assert router.execute(NOTES, [0], workspace=workspace).fetchall() == ACME
+    with pytest.raises(Unroutable) as refused:
+        router.execute(named, [workspace], workspace="globex")
+    assert refused.value.code == "PS610"
 
 
 def test_a_text_with_a_name_is_the_workspace_of_its_value(router: Any) -> None:

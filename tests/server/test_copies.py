@@ -24,6 +24,7 @@ from parlant_shard.apply import apply
 from parlant_shard.cli import run
 from parlant_shard.desired import publication_name, subscription_name
 from parlant_shard.doctor import doctor
+from parlant_shard.plan import Kind, Step
 from parlant_shard.planner import make_plan
 from parlant_shard.status import status
 from servers import Clusters
@@ -228,6 +229,68 @@ def test_a_slot_of_another_database_is_not_taken_for_it(world: World) -> None:
     assert [b.state for b in plan.broken_copies] == ["foreign"]
     assert 'of database "postgres"' in plan.broken_copies[0].message
     assert (found["state"], found["behind"]) == ("foreign", None)
+
+
+def test_a_table_that_is_still_copied_is_no_difference(world: World) -> None:
+    """A killed apply, or a copy that lacks a worker: the plan waits for it, and raises no alarm."""
+    more = layout(
+        {"s1": ["a"], "s2": ("east", ["b"])},
+        ddl=SCHEMA + "CREATE TABLE tag (id text PRIMARY KEY);",
+        tables={**TABLES, "tag": {"kind": "reference"}},
+    )
+
+    world.execute("CREATE TABLE tag (id text PRIMARY KEY)")
+    world.execute("INSERT INTO tag SELECT g::text FROM generate_series(1, 10) g")
+    with world.connect("east") as holder:
+        locked = threading.Event()
+
+        def hold(event: str, step: Step | None, _text: str) -> None:
+            if event != "start" or step is None:
+                return
+            if "refresh" in step.title:
+                holder.execute("BEGIN")
+                holder.execute("LOCK TABLE tag IN SHARE MODE")
+                locked.set()
+            if step.kind is Kind.WAIT:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            apply(world.load(more), listener=hold)
+        assert locked.is_set()
+        plan = make_plan(world.load(more))
+        holder.execute("ROLLBACK")
+    assert plan.broken_copies == ()
+    assert any(s.kind is Kind.WAIT for s in plan.steps)
+    assert apply(world.load(more)).plan.broken_copies == ()
+    arrived(world, "SELECT count(*) FROM tag", 10)
+
+
+def test_a_subscription_to_another_publication_is_named(world: World) -> None:
+    world.execute("CREATE PUBLICATION other")
+    world.execute(
+        f"ALTER SUBSCRIPTION {name_of(world)} SET PUBLICATION other WITH (refresh = false)",
+        server="east",
+    )
+    (broken,) = make_plan(world.load(WHAT)).broken_copies
+    assert (broken.code, broken.state) == ("PS260", "foreign")
+    assert 'reads the publication "other"' in broken.message
+
+
+def test_what_a_publication_let_pass_is_found_when_it_is_repaired(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_FEW", 0)  # however much the slot has sent
+    publication = world.value("SELECT pubname::text FROM pg_publication")
+    world.execute(
+        f"ALTER PUBLICATION {publication} SET (publish = 'insert')",
+        "UPDATE country SET name = 'other' WHERE code = 'fr'",
+        "INSERT INTO plan VALUES ('paid')",
+    )
+    arrived(world, "SELECT count(*) FROM plan", 2)
+    outcome = apply(world.load(WHAT))
+    assert outcome.done
+    (broken,) = outcome.plan.broken_copies
+    assert (broken.code, broken.server) == ("PS262", "east")
 
 
 def test_a_slot_that_was_made_anew_by_hand_is_found_by_the_rows(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from protocol import World, layout
+from protocol import BY_MONTH, World, layout
 
 from parlant_shard.apply import apply
 from parlant_shard.errors import ApplyFailed
@@ -118,6 +118,48 @@ def test_what_an_event_trigger_adds_is_not_dropped_without_leave(guarded: World)
     assert "account_two_name_idx" in caught.value.message
     assert guarded.value("SELECT count(*) FROM pg_class WHERE relname = 'account_two_name_idx'")
     guarded.converge(MORE, allow=frozenset({"drops-object"}))
+
+
+# Grants of the shard map come last of all.
+ON_GRANT = (
+    "CREATE FUNCTION public.granted() RETURNS event_trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN ALTER TABLE public.account_one ENABLE ROW LEVEL SECURITY; END $$",
+    "CREATE EVENT TRIGGER granted ON ddl_command_end WHEN TAG IN ('GRANT') "
+    "EXECUTE FUNCTION public.granted()",
+)
+
+
+def test_nothing_of_ours_comes_after_the_look(guarded: World) -> None:
+    """A grant on the shard map is a statement as any other."""
+    role = f"app_{guarded.name}"
+    named = layout({"one": ["ws1"]}, isolation={"role": role})
+    guarded.execute(*ON_GRANT)
+    try:
+        apply(guarded.load(named))
+        guarded.settled(named)
+        assert protected(guarded) == []
+    finally:
+        guarded.execute("DROP EVENT TRIGGER granted", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_partition_that_an_event_trigger_adds_is_part_of_the_look(
+    tmp_path: Path, clusters: Clusters
+) -> None:
+    """It needs the keys that its table's other partitions have."""
+    world = World(tmp_path, clusters)
+    parted = layout({"one": ["ws1"]}, tables=BY_MONTH)
+    world.dsn("core")
+    world.execute(
+        "CREATE FUNCTION public.far() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF to_regclass('public.log_one') IS NOT NULL AND to_regclass('public.log_far') IS NULL "
+        "THEN CREATE TABLE public.log_far PARTITION OF public.log_one "
+        "FOR VALUES FROM ('2131-01-01') TO ('2131-02-01'); END IF; END $$",
+        "CREATE EVENT TRIGGER far ON ddl_command_end WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION public.far()",
+    )
+    world.apply(parted)
+    world.execute("DROP EVENT TRIGGER far")
+    assert [s.title for s in make_plan(world.load(parted)).steps] == []
 
 
 def test_beside_a_saved_plan_nothing_is_repaired(guarded: World) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,11 +19,12 @@ from protocol import World, layout
 from psycopg.conninfo import make_conninfo
 from test_maintain import cut, months, now_of
 
-from parlant_shard import executor, local
+from parlant_shard import db, executor, local
 from parlant_shard import maintain as upkeep
 from parlant_shard.apply import apply
-from parlant_shard.errors import ApplyFailed, Exit
+from parlant_shard.errors import ApplyFailed, Exit, ServerError
 from parlant_shard.plan import Step
+from parlant_shard.planner import make_plan
 from parlant_shard.privacy import purge
 from servers import Clusters, scratch_directory
 
@@ -37,6 +39,7 @@ CREATE TABLE log (
 );
 """
 WHAT = layout({"s1": ["a", "b"]}, ddl=SCHEMA)
+MORE = layout({"s1": ["a", "b", "c"]}, ddl=SCHEMA)
 GID = "it's theirs"
 QUOTED = "'it''s theirs'"
 # Seconds after which a test that is told nothing goes on all the same, and fails.
@@ -164,13 +167,37 @@ def test_a_lock_that_is_not_to_be_had_gives_a_query_that_shows_it(world: World) 
     """Where nobody looked while we waited, the hint has what lists prepared transactions."""
     world.apply(WHAT)
     with prepared(world, "LOCK TABLE item_s1 IN ACCESS EXCLUSIVE MODE"):
-        with pytest.raises(Exception, match="a lock that another session holds") as failed:
-            world.plan(WHAT)
+        with (
+            pytest.raises(Exception, match="a lock that another session holds") as failed,
+            db.session(world.load(WHAT), "core") as session,
+        ):
+            session.execute("SELECT FROM public.item_s1")
         hint = getattr(failed.value, "hint", "")
         query = hint.partition("`SELECT l.pid")[2].partition("`")[0]
         assert any(row[0] is None for row in world.rows(f"SELECT l.pid{query}"))
         query = hint.partition("`SELECT gid")[2].partition("`")[0]
         assert [row[0] for row in world.rows(f"SELECT gid{query}")] == [GID]
+
+
+@pytest.mark.parametrize("command", [make_plan, apply])
+def test_a_table_that_it_has_locked_is_named_by_plan_and_apply(world: World, command: Any) -> None:
+    world.apply(WHAT)
+    with prepared(world, "LOCK TABLE item_s1 IN ACCESS EXCLUSIVE MODE"):
+        with pytest.raises(ServerError) as failed:
+            command(world.load(WHAT))
+        assert failed.value.code == "PS404"
+        assert names(failed.value.message, world)
+        assert f"ROLLBACK PREPARED {QUOTED}" in (failed.value.hint or "")
+
+
+def test_the_end_of_a_run_waits_for_a_lock_on_the_map(world: World) -> None:
+    world.apply(WHAT)
+    with prepared(world, "UPDATE parlant_shard.map SET epoch = epoch") as held:
+        ended = threading.Timer(3, held.end)
+        ended.start()
+        apply(world.load(MORE))
+        ended.join()
+    assert make_plan(world.load(MORE)).steps == ()
 
 
 def test_the_repair_of_an_index_is_put_off_for_it(

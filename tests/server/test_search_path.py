@@ -241,6 +241,14 @@ def plant(world: World, other: str) -> None:
             connection.execute(trap)
 
 
+# `weight(x)` is a cast to it, before any function is looked for; its CHECK calls what it likes.
+DOMAIN = (
+    "CREATE FUNCTION theirs.evil(text) RETURNS boolean VOLATILE LANGUAGE plpgsql AS "
+    "'BEGIN PERFORM nextval(''public.caught''); RETURN true; END'",
+    "CREATE DOMAIN public.weight AS text CHECK (theirs.evil(VALUE))",
+)
+
+
 def caught(world: World) -> bool:
     return bool(world.value("SELECT is_called FROM public.caught"))
 
@@ -282,6 +290,45 @@ def test_nothing_that_another_role_planted_is_called(
         assert retired(world)[name][0] == "archived"
     finally:
         world.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.needs(superuser=True)
+def test_a_domain_of_another_role_is_not_taken_for_a_function(
+    world: World, clusters: Clusters
+) -> None:
+    # Without an exact match of a function the cast goes first; its value counts for nothing.
+    functions = FUNCTIONS.replace("weight(text)", "weight(varchar)").replace(
+        "RETURN coalesce(weight($1), 0) >= 0;", "PERFORM weight($1); RETURN true;"
+    )
+    what = layout({"s1": ["a"]}, ddl=schema(CHECKED, functions=functions))
+    plain = layout({"s1": ["a"]}, ddl=schema(functions=functions))
+    world.apply(plain)
+    put(world, now_of(world))
+    other = mallory(world, clusters)
+    role = f"m_{database_name(world.dsn('core'))}"
+    try:
+        world.execute(
+            "CREATE SEQUENCE public.caught",
+            "GRANT USAGE ON public.caught TO PUBLIC",
+            f"CREATE SCHEMA theirs AUTHORIZATION {role}",
+            "GRANT USAGE ON SCHEMA theirs TO PUBLIC",
+        )
+        with psycopg.connect(other, autocommit=True) as connection:
+            for trap in DOMAIN:
+                connection.execute(trap)
+        world.execute(f"REVOKE CREATE ON SCHEMA public FROM {role}")
+        with pytest.raises(ApplyFailed) as failed:
+            apply(world.load(what))
+        assert not caught(world)
+        assert failed.value.code == "PS558"
+        assert f"because {role} may create in it, or owns functions, operators, types" in (
+            failed.value.hint or ""
+        )
+        # The trap is one: the application itself falls into it.
+        world.execute("SELECT fine('x')")
+        assert caught(world)
+    finally:
+        world.execute(f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
 
 
 def test_a_purge_and_a_named_schema(world: World) -> None:
