@@ -258,6 +258,9 @@ def test_nothing_of_another_workspace(sharded: Sharded, workspace: str | None, p
             # A condition that sees a row before the tenant's predicate can print it in an error:
             # that is for row-level security (docs/router.md).
             effect.message = ""
+        if route.writes and route.held is None and all(t.shard is None for t in route.targets):
+            # Nobody's change of what is shared takes along what refers to it.
+            effect.broken = []
         wrong = sharded.leaks(route, effect, text, params)
         if any(t.shard for t in route.targets) and not route.workspaces:
             wrong += marks(str(effect.rows), but=sharded.named(text, params))
