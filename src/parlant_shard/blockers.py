@@ -79,16 +79,15 @@ def locked_tables(connection: db.Connection, namespace: str) -> tuple[tuple[str,
     return tuple((r["table"], b) for r, b in zip(rows, found, strict=True))
 
 
-def unreadable(
-    connection: db.Connection, server: str, namespace: str, *, doing: str = "reading its catalogue"
-) -> ServerError | None:
+def unreadable(connection: db.Connection, server: str, namespace: str) -> ServerError | None:
     """The error (PS404) that names who locks our tables; None if nobody does any more."""
     tables = locked_tables(connection, namespace)
     if not tables:
         return None
     holders = ", ".join(f'"{table}" by {blocker.who}' for table, blocker in tables)
     return ServerError(
-        f'server "{server}", {doing}: tables are locked (ACCESS EXCLUSIVE): {holders}',
+        f'server "{server}", reading its catalogue: tables are locked (ACCESS EXCLUSIVE): '
+        f"{holders}",
         code="PS404",
         hint=f"{tables[0][1].hint}; then run the same command again",
     )
