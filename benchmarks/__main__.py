@@ -17,6 +17,7 @@ from benchmarks.audit import row_audit
 from benchmarks.cluster import fresh, servers, topology
 from benchmarks.rls import row_level_security
 from benchmarks.router import routed_queries, routing
+from benchmarks.seal import sealing
 from benchmarks.upkeep import upkeep_with_others
 from benchmarks.verify import verifying
 from parlant_shard.apply import apply
@@ -250,7 +251,7 @@ def main() -> int:
     found = (
         *(plan_and_apply, view_planning, check_price, fdw_options, waits),
         *(routing, routed_queries, upkeep_with_others, archiving),
-        *(row_level_security, row_audit, verifying),
+        *(row_level_security, row_audit, verifying, sealing),
     )
     parts = {f.__name__: f for f in found}
     wanted = sys.argv[1:] or list(parts)

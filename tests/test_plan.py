@@ -59,6 +59,7 @@ CHANGES: list[c.Change] = [
         server="core",
         mapping=UserMapping(server="parlant_shard_east", role="r", user="u", password="secret"),
         live=None,
+        peer="east",
     ),
     c.CreateSubscription(
         server="east",

@@ -50,6 +50,11 @@ def _element(value: str) -> str:
     return value
 
 
+def key_table(schema: str, name: str) -> str:
+    """How a key table is registered, and how triggers and seals call it."""
+    return f"{quote(schema)}.{quote(name)}"
+
+
 def unique(names: Sequence[str]) -> str:
     return f"UNIQUE ({columns(names)})"
 

@@ -1,75 +1,247 @@
-"""What a delete of a reference row means on a server that only has a copy of it.
+"""What a deleted or changed reference row means on a server that only has a copy of it.
 
-Deletes that logical replication applies fire no foreign key, and neither do the deletes that a
-trigger makes under it: the apply worker runs as replica. So every level of the cascade is spelled
-out, children first, in the body of one trigger function per reference table.
+Changes that logical replication applies fire no foreign key, and neither do those that a trigger
+makes under it: the apply worker runs as replica. So every level of the cascade is spelled out in
+the body of one trigger function per reference table.
+
+Parents first. A row that is being inserted below a row holds that row's key; the deletion of the
+parent waits for it, and the next statement, with a newer snapshot, finds it. Children first, the
+insert would be seen by neither statement, and its row would stay without a parent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from parlant_shard.catalog import ForeignKey, Relkind, Table
-from parlant_shard.ddl import names, render
+from parlant_shard.ddl import names, render, text
 
 
 def cascade_body(namespace: str, reference: str, tables: Mapping[str, Table]) -> str:
-    """Return the plpgsql body: CASCADE, SET NULL and SET DEFAULT as the foreign keys declare them.
+    """Return the plpgsql body: CASCADE and SET NULL as the foreign keys declare them.
 
-    `tables` is what the server is to hold. NO ACTION and RESTRICT cannot stop a delete that the
-    coordinator has committed already: such rows stay, and the audit reports them.
+    `tables` is what the server is to hold. Whatever restricts a deletion points at a key table
+    instead (holding.py), and nothing that restricts is below a CASCADE.
     """
-    statements: dict[str, None] = {}  # two ways to the same rows need one statement
+    return _Body(namespace, reference, tables).text()
 
-    def add(statement: Composed) -> None:
-        # The last place counts: by then all that hangs on the rows is gone.
-        text = render(statement)
-        statements.pop(text, None)
-        statements[text] = None
 
-    def qualified(table: str) -> Identifier:
-        return Identifier(namespace, table)
+def carries_updates(reference: str, tables: Mapping[str, Table]) -> bool:
+    """Whether a changed key is carried out on this server."""
+    return any(
+        fk.ref_table == reference and fk.on_update in {"c", "n"} and not fk.unenforced
+        for table in tables.values()
+        if table.parent is None and table.kind is not Relkind.FOREIGN
+        for fk in table.foreign_keys
+    )
 
-    def referencing(table: str) -> list[tuple[Table, ForeignKey]]:
-        return [
-            (t, fk)
+
+@dataclass(slots=True)
+class _Level:
+    """A table whose rows are deleted and that others refer to.
+
+    `columns` are those that they refer to, each with its place in the names of variables.
+    """
+
+    table: Table
+    number: int
+    columns: dict[str, int] = field(default_factory=dict)
+
+    def variables(self, kind: str) -> list[Identifier]:
+        return [Identifier(f"{kind}_{self.number}_{place}") for place in self.columns.values()]
+
+
+class _Body:
+    def __init__(self, namespace: str, reference: str, tables: Mapping[str, Table]) -> None:
+        self.namespace, self.reference = namespace, reference
+        self.roots = [
+            t
             for _, t in sorted(tables.items())
             if t.parent is None and t.kind is not Relkind.FOREIGN
+        ]
+        self.levels: dict[str, _Level] = {}
+        self._find_levels()
+
+    def text(self) -> str:
+        declared = "".join(
+            f"  {variable.as_string(None)} {_type(level.table, column)}[];\n"
+            for level in self.levels.values()
+            for kind in ("now", "next", "got")
+            for column, variable in zip(level.columns, level.variables(kind), strict=True)
+        )
+        # Only for what replication applies: a write by hand is refused by the guard.
+        return (
+            ("\nDECLARE\n" + declared if declared else "\n")
+            + "BEGIN\n"
+            + "  IF pg_catalog.current_setting('session_replication_role') <> 'replica' THEN\n"
+            + "    RETURN NULL;\n  END IF;\n"
+            + self._updates()
+            + self._first()
+            + self._rest()
+            + "  RETURN NULL;\nEND;\n"
+        )
+
+    def _children(self, table: str) -> list[tuple[Table, ForeignKey]]:
+        return [
+            (t, fk)
+            for t in self.roots
             for fk in t.foreign_keys
-            if fk.ref_table == table and not fk.unenforced  # that one carries nothing out
+            if fk.ref_table == table
+            and not fk.unenforced  # that one carries nothing out
+            and fk.key_table is None  # that one restricts
         ]
 
-    def follow(table: str, condition: Composable, trail: tuple[str, ...]) -> None:
-        for child, fk in referencing(table):
-            if child.name in trail:
-                continue  # a cycle: its rows go with their parents
-            where = SQL("({}) IN (SELECT {} FROM {} WHERE {})").format(
-                names(fk.columns), names(fk.ref_columns), qualified(table), condition
-            )
-            act(child, fk, where, trail)
+    def _find_levels(self) -> None:
+        """The tables that a cascade reaches and that have children of their own."""
+        ahead = [t for t, fk in self._children(self.reference) if fk.on_delete == "c"]
+        seen: set[str] = set()
+        while ahead:
+            table = ahead.pop(0)
+            if table.name in seen:
+                continue
+            seen.add(table.name)
+            below = [(t, fk) for t, fk in self._children(table.name) if fk.on_delete in {"c", "n"}]
+            if not below:
+                continue
+            level = self.levels[table.name] = _Level(table, len(self.levels) + 1)
+            for column in sorted({c for _, fk in below for c in fk.ref_columns}):
+                level.columns[column] = len(level.columns) + 1
+            ahead += [t for t, fk in below if fk.on_delete == "c"]
 
-    def act(child: Table, fk: ForeignKey, where: Composable, trail: tuple[str, ...]) -> None:
-        if fk.on_delete == "c":
-            follow(child.name, where, (*trail, child.name))
-            add(SQL("DELETE FROM {} WHERE {}").format(qualified(child.name), where))
-        elif fk.on_delete in {"n", "d"}:
-            value = SQL("NULL" if fk.on_delete == "n" else "DEFAULT")
-            cleared = SQL(", ").join(
-                SQL("{} = {}").format(Identifier(c), value) for c in fk.set_columns or fk.columns
-            )
-            add(SQL("UPDATE {} SET {} WHERE {}").format(qualified(child.name), cleared, where))
+    # --- statements ------------------------------------------------------------------------------
 
-    for child, fk in referencing(reference):
-        where = SQL(" AND ").join(
-            SQL("{} = OLD.{}").format(Identifier(own), Identifier(theirs))
-            for own, theirs in zip(fk.columns, fk.ref_columns, strict=True)
+    def _updates(self) -> str:
+        """A changed key, for the foreign keys that carry it out."""
+        statements: dict[str, None] = {}
+        for child in self.roots:
+            for fk in child.foreign_keys:
+                carried = fk.ref_table == self.reference and fk.on_update in {"c", "n"}
+                if carried and not fk.unenforced:
+                    statements[self._changed(child, fk)] = None
+        if not statements:
+            return ""
+        return (
+            "  IF TG_OP = 'UPDATE' THEN\n" + "".join(statements) + "    RETURN NULL;\n  END IF;\n"
         )
-        act(child, fk, where, (child.name,))
-    lines = "".join(f"  {s};\n" for s in statements)
-    # Only for what replication applies: a delete by hand is refused by the guard.
-    return (
-        "\nBEGIN\n  IF pg_catalog.current_setting('session_replication_role') <> 'replica' THEN\n"
-        f"    RETURN NULL;\n  END IF;\n{lines}  RETURN NULL;\nEND;\n"
+
+    def _changed(self, child: Table, fk: ForeignKey) -> str:
+        pairs = list(zip(fk.columns, fk.ref_columns, strict=True))
+        if fk.on_update == "n":
+            values = [SQL("{} = NULL").format(Identifier(own)) for own, _ in pairs]
+        else:
+            values = [
+                SQL("{} = NEW.{}").format(Identifier(own), Identifier(theirs))
+                for own, theirs in pairs
+            ]
+        differs = SQL(" OR ").join(
+            SQL("OLD.{0} IS DISTINCT FROM NEW.{0}").format(Identifier(theirs))
+            for _, theirs in pairs
+        )
+        statement = SQL("UPDATE {} SET {} WHERE {}").format(
+            self._name(child), SQL(", ").join(values), _old(fk)
+        )
+        return f"    IF {render(differs)} THEN\n      {render(statement)};\n    END IF;\n"
+
+    def _first(self) -> str:
+        """What refers to the deleted row itself."""
+        lines: list[str] = []
+        seen: set[str] = set()
+        for child, fk in self._children(self.reference):
+            if fk.on_delete not in {"c", "n"}:
+                continue
+            statement = render(self._acted(child, fk, SQL(""), _old(fk)))
+            if statement in seen:
+                continue
+            seen.add(statement)
+            lines += self._with_result(child, fk, statement, "next")
+        return "".join(f"  {line}\n" for line in lines)
+
+    def _rest(self) -> str:
+        """Level by level, until a round deletes nothing that others refer to; cycles end too."""
+        if not self.levels:
+            return ""
+        anything = " OR ".join(
+            f"{_text(level.variables('next')[0])} IS NOT NULL" for level in self.levels.values()
+        )
+        lines = [f"  WHILE {anything} LOOP\n"]
+        for level in self.levels.values():
+            for now, later in zip(level.variables("now"), level.variables("next"), strict=True):
+                lines.append(f"    {_text(now)} := {_text(later)}; {_text(later)} := NULL;\n")
+        for level in self.levels.values():
+            for child, fk in self._children(level.table.name):
+                if fk.on_delete not in {"c", "n"}:
+                    continue
+                gone = SQL("unnest({}) AS p({})").format(
+                    SQL(", ").join(level.variables("now")), names(level.columns)
+                )
+                where = SQL(" AND ").join(
+                    SQL("c.{} = p.{}").format(Identifier(own), Identifier(theirs))
+                    for own, theirs in zip(fk.columns, fk.ref_columns, strict=True)
+                )
+                statement = render(self._acted(child, fk, gone, where))
+                lines += [
+                    f"    {line}\n" for line in self._with_result(child, fk, statement, "next")
+                ]
+        lines.append("  END LOOP;\n")
+        return "".join(lines)
+
+    def _acted(
+        self, child: Table, fk: ForeignKey, source: Composable, where: Composable
+    ) -> Composed:
+        if fk.on_delete == "c":
+            using = SQL(" USING {}").format(source) if render(source) else SQL("")
+            return SQL("DELETE FROM {} AS c{} WHERE {}").format(self._name(child), using, where)
+        cleared = SQL(", ").join(
+            SQL("{} = NULL").format(Identifier(column)) for column in fk.set_columns or fk.columns
+        )
+        origin = SQL(" FROM {}").format(source) if render(source) else SQL("")
+        return SQL("UPDATE {} AS c SET {}{} WHERE {}").format(
+            self._name(child), cleared, origin, where
+        )
+
+    def _with_result(self, child: Table, fk: ForeignKey, statement: str, into: str) -> list[str]:
+        """The statement; where others refer to the rows that it deletes, their keys are kept."""
+        level = self.levels.get(child.name) if fk.on_delete == "c" else None
+        if level is None:
+            return [f"{statement};"]
+        returned = SQL(", ").join(
+            SQL("c.{}").format(Identifier(column)) for column in level.columns
+        )
+        gathered = SQL(", ").join(
+            SQL("array_agg(g.{})").format(Identifier(column)) for column in level.columns
+        )
+        got = SQL(", ").join(level.variables("got"))
+        return [
+            render(
+                SQL("WITH g AS ({} RETURNING {}) SELECT {} INTO {} FROM g;").format(
+                    text(statement), returned, gathered, got
+                )
+            ),
+            *(
+                f"{_text(later)} := {_text(later)} || {_text(found)};"
+                for later, found in zip(level.variables(into), level.variables("got"), strict=True)
+            ),
+        ]
+
+    def _name(self, table: Table) -> Identifier:
+        return Identifier(self.namespace, table.name)
+
+
+def _old(fk: ForeignKey) -> Composed:
+    return SQL(" AND ").join(
+        SQL("{} = OLD.{}").format(Identifier(own), Identifier(theirs))
+        for own, theirs in zip(fk.columns, fk.ref_columns, strict=True)
     )
+
+
+def _type(table: Table, column: str) -> str:
+    found = table.column(column)
+    assert found is not None
+    return found.type
+
+
+def _text(identifier: Identifier) -> str:
+    return render(identifier)

@@ -72,7 +72,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignKey:
-    """A foreign key. Actions are PostgreSQL's letters: a, r, c, n, d; match is s or f."""
+    """A foreign key. Actions are PostgreSQL's letters: a, r, c, n, d; match is s or f.
+
+    With a `key_table` it points at that table of keys of `ref_table`, and not at the copy itself.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -87,6 +90,7 @@ class ForeignKey:
     unenforced: bool = False  # NOT ENFORCED (18)
     valid: bool = True
     inherited: bool = False
+    key_table: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,11 +358,36 @@ class Placement:
     state: str = "active"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTable:
+    """The keys of a reference table that rows of this server may refer to (holding.py).
+
+    `table` is the reference table, `columns` are those of one of its keys.
+    """
+
+    name: str
+    table: str
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Coordinator: the foreign table that keys of a server are sealed through."""
+
+    server: str
+    name: str
+    foreign_server: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Managed:
     """A registered object: what it is for. `logical` is the table as the application knows it."""
 
-    kind: str  # table | view
+    kind: str  # table | view | key | seal
     name: str
     logical: str
     shard: str = ""
@@ -419,6 +448,15 @@ class Catalog:
     placements: frozenset[Placement] = frozenset()  # this server's own workspaces
     signing_keys: frozenset[str] = frozenset()  # ids of the keys that tokens may be signed with
     managed: Mapping[tuple[str, str], Managed] = field(default_factory=dict)
+    keys: Mapping[str, KeyTable] = field(default_factory=dict)
+    seals: Mapping[str, Seal] = field(default_factory=dict)
+    # The schema of the key tables: whose it is (None: there is none), and what is there that nobody
+    # registered.
+    key_schema_owner: str | None = field(default=None, compare=False)
+    key_schema_owned: bool = field(default=False, compare=False)
+    strange_keys: frozenset[str] = field(default=frozenset(), compare=False)
+    # Roles that may seal keys of this server: the coordinator comes as one of them.
+    sealers: frozenset[str] = field(default=frozenset(), compare=False)
     # Names taken by what we do not model, with what has them: "view", "sequence", "type" …
     other_relations: Mapping[str, str] = field(default_factory=dict)
     unsupported: tuple[str, ...] = field(default=(), compare=False)

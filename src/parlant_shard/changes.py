@@ -16,11 +16,13 @@ from parlant_shard.catalog import (
     Grant,
     Index,
     Key,
+    KeyTable,
     Managed,
     Placement,
     Policy,
     Publication,
     Retired,
+    Seal,
     Subscription,
     Table,
     Trigger,
@@ -271,6 +273,19 @@ class AddForeignKey(OnTable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SwapForeignKey(OnTable):
+    """Point a foreign key at a key table, or back, without a moment in which none holds.
+
+    `begun` is a leftover under the temporary name.
+    """
+
+    old: ForeignKey
+    foreign_key: ForeignKey
+    begun: ForeignKey | None
+    leaves: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateConstraint(OnTable):
     name: str
 
@@ -379,6 +394,7 @@ class DropForeignServer(OnServer):
 class SetUserMapping(OnServer):
     mapping: UserMapping
     live: UserMapping | None
+    peer: str  # the server that it leads to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,6 +467,53 @@ class DropSubscription(OnServer):
     subscription: Subscription
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateKeys(OnTable):
+    """Create a key table, filled from the copy `table`, and the trigger that keeps it."""
+
+    key: KeyTable
+    trigger: Trigger
+    schema: bool  # whether the schema of the key tables is still to be made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropKeys(OnTable):
+    """Drop a key table that no foreign key needs any more. `last`: their schema may go too."""
+
+    key: KeyTable
+    trigger: str
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSeal(OnServer):
+    """Coordinator: create the way to the key tables of a server."""
+
+    seal: Seal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSeal(OnServer):
+    seal: Seal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantSeal(OnServer):
+    """Let the role that the coordinator comes as seal keys of this server."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitSeals(OnServer):
+    """Wait until the copies have what was deleted before deletions were sealed.
+
+    `slots`: the servers with their slots.
+    """
+
+    slots: tuple[tuple[str, str], ...]
+
+
 # --- placement ------------------------------------------------------------------------------------
 
 
@@ -496,6 +559,7 @@ Change = (
     | AddCheck
     | SwapCheck
     | AddForeignKey
+    | SwapForeignKey
     | ValidateConstraint
     | DropConstraint
     | CreateIndex
@@ -524,6 +588,12 @@ Change = (
     | RefreshSubscription
     | AwaitSubscription
     | DropSubscription
+    | CreateKeys
+    | DropKeys
+    | SetSeal
+    | DropSeal
+    | GrantSeal
+    | AwaitSeals
     | SetPlacements
     | SetDirectory
 )

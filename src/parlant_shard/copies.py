@@ -253,7 +253,7 @@ def _looks(
     left, unequal = dict(tables), set[str]()
     for look in range(limits.looks):
         before = {t: _digest(home, namespace, t, c, limits) for t, c in left.items()}
-        if not _confirmed(home, slot, limits.wait):
+        if not confirmed(home, slot, limits.wait):
             for table in left:
                 late = f"the copy did not confirm a position within {limits.wait:.0f} s"
                 yield table, Compared(table=table, why=late)
@@ -331,7 +331,7 @@ def _digest(
     return row["rows"], row["digest"]
 
 
-def _confirmed(home: db.Connection, slot: str, wait: float) -> bool:
+def confirmed(home: db.Connection, slot: str, wait: float) -> bool:
     """Whether the copy has confirmed, in time, a message that is written into the WAL now.
 
     The transaction has an id, so that its commit is flushed: only then the message is sent. The

@@ -23,6 +23,7 @@ from parlant_shard.catalog import (
     View,
 )
 from parlant_shard.control import Control
+from parlant_shard.names import key_schema
 
 _ACTIONS = {"r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
@@ -46,6 +47,9 @@ class Ddl:
 
     def name(self, relation: str) -> Identifier:
         return Identifier(self.namespace, relation)
+
+    def key_name(self, key_table: str) -> Identifier:
+        return Identifier(key_schema(self.namespace), key_table)
 
     # --- tables ----------------------------------------------------------------------------------
 
@@ -92,7 +96,10 @@ class Ddl:
 
     def named_foreign_key(self, fk: ForeignKey) -> Composed:
         item = SQL("CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({})").format(
-            Identifier(fk.name), names(fk.columns), self.name(fk.ref_table), names(fk.ref_columns)
+            Identifier(fk.name),
+            names(fk.columns),
+            self.name(fk.ref_table) if fk.key_table is None else self.key_name(fk.key_table),
+            names(fk.ref_columns),
         )
         if fk.match == "f":
             item += SQL(" MATCH FULL")

@@ -25,6 +25,7 @@ from parlant_shard import blockers, canonical, db, journal, searchpath, signing,
 from parlant_shard.desired import Peer
 from parlant_shard.diff import GUARD
 from parlant_shard.errors import ApplyFailed, CannotConnect, ServerError, ShardError
+from parlant_shard.orphans import orphans
 from parlant_shard.plan import NEEDS_ALLOW, Kind, Step, secret_mark
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Topology
@@ -212,6 +213,8 @@ class Executor(ABC):
                 "some rows do not fit; nothing was lost. Fix or move them, then run the same "
                 "command again: it resumes"
             )
+            with suppress(psycopg.Error, ShardError):
+                message = self._orphans(step, error, message)
         if error.sqlstate == "23514" and any(
             "ATTACH PARTITION" in s or GUARD in s for s in step.sql
         ):
@@ -229,6 +232,19 @@ class Executor(ABC):
                 "resumes",
             )
         return ApplyFailed(message, code="PS510", hint=hint)
+
+    def _orphans(self, step: Step, error: psycopg.Error, message: str) -> str:
+        """Name the rows that a foreign key does not admit, and not only the first."""
+        table, constraint = error.diag.table_name, error.diag.constraint_name
+        if error.sqlstate != "23503" or not table or not constraint:
+            return message
+        connection = self._connection(step.server)
+        connection.execute(searchpath.opened(self.topology.namespace, local=False))
+        try:
+            found = orphans(connection, step.server, self.topology.namespace, table, constraint)
+        finally:
+            connection.execute(searchpath.CLOSED)
+        return message if found is None else f"{message}; {found}"
 
     def self_contained(self, server: str) -> str:
         """Say how a function comes to work in our sessions, and which schemas these avoid."""

@@ -29,12 +29,14 @@ from parlant_shard.catalog import (
     Grant,
     Index,
     Key,
+    KeyTable,
     Managed,
     Placement,
     Policy,
     Publication,
     Relkind,
     Retired,
+    Seal,
     Slot,
     Subscription,
     Table,
@@ -44,6 +46,7 @@ from parlant_shard.catalog import (
 )
 from parlant_shard.control import Epoch
 from parlant_shard.errors import ServerError
+from parlant_shard.names import key_schema
 from parlant_shard.sqlfiles import queries
 from parlant_shard.topology import Isolation
 
@@ -167,6 +170,8 @@ def _read(
     epochs: Mapping[str, Epoch | None],
     server: str,
 ) -> Catalog:
+    internal = _internal(connection, topology, server, namespace)
+    keys: Mapping[str, KeyTable] = internal.get("keys", {})
     relations = _all(connection, "relations", namespace=namespace)
     columns = _grouped(connection, "columns", "oid", namespace)
     constraints = _grouped(connection, "constraints", "rel", namespace)
@@ -203,6 +208,7 @@ def _read(
             identity_keys.get(oid),
             namespace,
             epochs,
+            keys,
         )
         if relation["parent"] is not None and not relation["is_partition"]:
             unsupported.append(f'table inheritance of "{name}"')
@@ -211,7 +217,6 @@ def _read(
         if row["type"] in {"d", "c"}:
             unsupported.append(f'{others[row["name"]]} "{row["name"]}"')
 
-    internal = _internal(connection, topology, server)
     return Catalog(
         extensions=frozenset(r["name"] for r in _all(connection, "extensions")),
         enums={
@@ -260,6 +265,7 @@ def _table(
     identity_key: str | None,
     namespace: str,
     epochs: Mapping[str, Epoch | None],
+    keys: Mapping[str, KeyTable],
 ) -> Table:
     by_number = {c["num"]: c["name"] for c in columns}
     identity = relation["replica_identity"]
@@ -303,7 +309,7 @@ def _table(
             ForeignKey(
                 name=c["name"],
                 columns=tuple(by_number[k] for k in c["key"]),
-                ref_table=_outside(c["ref_schema"], c["ref_table"], namespace),
+                **_target(c, namespace, keys),
                 ref_columns=tuple(c["ref_columns"]),
                 on_delete=c["on_delete"],
                 on_update=c["on_update"],
@@ -371,6 +377,14 @@ def _table(
         owner=relation["owner"],
         owned=relation["owned"],
     )
+
+
+def _target(row: Row, namespace: str, keys: Mapping[str, KeyTable]) -> dict[str, Any]:
+    """What a foreign key refers to; a key table of ours stands for its reference table."""
+    name = row["ref_table"]
+    if row["ref_schema"] == key_schema(namespace) and name in keys:
+        return {"ref_table": keys[name].table, "key_table": name}
+    return {"ref_table": _outside(row["ref_schema"], name, namespace)}
 
 
 def _column(row: Row) -> Column:
@@ -543,7 +557,9 @@ def subscriptions(connection: db.Connection) -> dict[str, Subscription]:
     return found
 
 
-def _internal(connection: db.Connection, topology: str, server: str) -> dict[str, Any]:
+def _internal(
+    connection: db.Connection, topology: str, server: str, namespace: str
+) -> dict[str, Any]:
     schema = next(iter(_all(connection, "internal_schema")), None)
     if schema is None:
         return {}
@@ -556,7 +572,13 @@ def _internal(connection: db.Connection, topology: str, server: str) -> dict[str
         row = _one(connection, "internal_rows", topology=topology)
     lacks = row is None or any(
         row["version"] >= since and not schema[name]
-        for since, name in ((2, "map"), (3, "retired"), (3, "signing_key"), (3, "audit"))
+        for since, name in (
+            (2, "map"),
+            (3, "retired"),
+            (3, "signing_key"),
+            (3, "audit"),
+            (4, "sealed"),
+        )
     )
     if row is None or lacks:
         raise ServerError(
@@ -571,6 +593,7 @@ def _internal(connection: db.Connection, topology: str, server: str) -> dict[str
         return frozenset(Placement(workspace=w, shard=s, state=t) for w, s, t in items or ())
 
     return {
+        **(_keys(connection, topology, namespace) if row["version"] >= 4 else {}),
         "internal_version": row["version"],
         "retired": tuple(Retired(**r) for r in _all(connection, "retired", topology=topology))
         if row["version"] >= 3
@@ -589,6 +612,32 @@ def _internal(connection: db.Connection, topology: str, server: str) -> dict[str
             n: f'{kind} of topology "{t}"' for n, t, kind in row["of_other_topologies"] or ()
         },
     }
+
+
+def _keys(connection: db.Connection, topology: str, namespace: str) -> dict[str, Any]:
+    """Key tables of ours, their schema, and the ways to those of other servers."""
+    columns: dict[str, list[Column]] = defaultdict(list)
+    tables: dict[str, str] = {}
+    for row in _all(connection, "key_tables", topology=topology):
+        tables[row["name"]] = row["logical"]
+        columns[row["name"]].append(
+            Column(name=row["column"], type=row["type"], collation=row["collation"], not_null=True)
+        )
+    found: dict[str, Any] = {
+        "keys": {
+            name: KeyTable(name=name, table=table, columns=tuple(columns[name]))
+            for name, table in tables.items()
+        },
+        "seals": {r["server"]: Seal(**r) for r in _all(connection, "seals", topology=topology)},
+        "sealers": frozenset(r["role"] for r in _all(connection, "sealers")),
+    }
+    for row in _all(connection, "key_schema", schema=key_schema(namespace)):
+        found |= {
+            "key_schema_owner": row["owner"],
+            "key_schema_owned": row["owned"],
+            "strange_keys": frozenset(row["strange"]),
+        }
+    return found
 
 
 def _options(items: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -40,6 +40,13 @@ def suffixed(name: str, suffix: str) -> str:
     return head + tail
 
 
+def key_schema(namespace: str) -> str:
+    """Return the schema of the key tables that belong to the reference tables of `namespace`."""
+    return (
+        "parlant_shard_key" if namespace == "public" else suffixed("parlant_shard_key", namespace)
+    )
+
+
 def leaf_item(leaf: str, parent: str, item: str, shard: str = "") -> str:
     """Return the name that a partition's index or key has, from that of its parent or base table.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +14,17 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from parlant_shard import blockers, canonical, copies, db, local, preflight, scratch
+from parlant_shard import (
+    blockers,
+    canonical,
+    copies,
+    db,
+    local,
+    preflight,
+    scratch,
+    searchpath,
+)
+from parlant_shard import changes as c
 from parlant_shard.catalog import Catalog, Facts, Relkind, Table, fingerprint
 from parlant_shard.ddlfile import (
     DeclaredForeignKey,
@@ -34,7 +44,8 @@ from parlant_shard.desired import (
 from parlant_shard.diff import Context, diff
 from parlant_shard.errors import ShardError, TopologyError
 from parlant_shard.introspect import facts, introspect, unsafe_roles
-from parlant_shard.plan import BrokenCopy, Plan, Target, build
+from parlant_shard.orphans import orphans
+from parlant_shard.plan import BrokenCopy, Orphans, Plan, Target, build
 from parlant_shard.shardmap import ShardMap
 from parlant_shard.tenancy import Tenancy, tenancy
 from parlant_shard.topology import Topology, check_tables, preset
@@ -103,6 +114,7 @@ def plan_of(state: State, *, compare_copies: bool = False) -> Plan:
         publication=publication_name(topology),
         slots=frozenset(subscription_name(topology, s) for s in servers),
         broken=frozenset(b.slot for b in broken),
+        slot_of={s: subscription_name(topology, s) for s in topology.servers},
         now=state.facts[topology.coordinator].now,
     )
     live = preflight.without_empty_pages(topology, state.live, state.desired.catalogs)
@@ -129,7 +141,27 @@ def plan_of(state: State, *, compare_copies: bool = False) -> Plan:
         steps=build(changes, target),
         notices=_notices(state),
         broken_copies=broken,
+        foreign_keys=state.desired.held,
+        orphans=_orphans(topology, changes),
     )
+
+
+def _orphans(topology: Topology, changes: Sequence[c.Change]) -> tuple[Orphans, ...]:
+    """Rows that a foreign key will not admit which is to point at a key table: said before."""
+    swaps: dict[str, list[c.SwapForeignKey]] = {}
+    for change in changes:
+        if isinstance(change, c.SwapForeignKey) and change.foreign_key.key_table:
+            swaps.setdefault(change.server, []).append(change)
+    found = []
+    for server, mine in sorted(swaps.items()):
+        with db.session(topology, server, doing="looking for rows without a parent") as connection:
+            connection.execute(searchpath.opened(topology.namespace, local=False))
+            for change in mine:
+                name = change.table.name, change.foreign_key.name
+                row = orphans(connection, server, topology.namespace, *name)
+                if row is not None:
+                    found.append(row)
+    return tuple(found)
 
 
 def broken_copies(

@@ -19,6 +19,7 @@ from parlant_shard.catalog import Catalog, Facts, Relkind, Table
 from parlant_shard.ddl import text
 from parlant_shard.diff import listed
 from parlant_shard.errors import PrivilegeError, SchemaError, ShardError, TopologyError
+from parlant_shard.names import key_schema
 from parlant_shard.pooling import Pooling, pooling_of
 from parlant_shard.shardmap import shard_of
 from parlant_shard.tenancy import Tenancy
@@ -217,6 +218,14 @@ def check_rights(
                     f'role "{about.user}" may not create a publication on server "{change.server}"',
                     code="PS412",
                     hint=f"{where}: GRANT CREATE ON DATABASE {database} TO {user}",
+                )
+            case c.CreateKeys(schema=True) if "create-schema" not in about.can:
+                schema = canonical.quote(key_schema(topology.namespace))
+                raise PrivilegeError(
+                    f'role "{about.user}" may not create the schema of the key tables on server '
+                    f'"{change.server}"',
+                    code="PS412",
+                    hint=f"{where}: CREATE SCHEMA {schema} AUTHORIZATION {user}",
                 )
             case c.OnTable(table=table):
                 existing = catalog.tables.get(table.name)

@@ -15,8 +15,12 @@ def plan_text(plan: Plan, *, sql: bool = False, width: int = 100) -> str:
     lines: list[str] = []
     for notice in plan.notices:
         lines += _wrapped(f"notice: {notice}", width, "        ")
-    if plan.notices:
+    for found in plan.orphans:
+        lines += _wrapped(f"rows without a parent: {found}", width, "        ")
+    if plan.notices or plan.orphans:
         lines.append("")
+    if plan.foreign_keys and (plan.steps or sql):
+        lines += ["Foreign keys to reference tables:", *_held(plan), ""]
     if not plan.steps:
         rest = "nothing else to do" if plan.broken_copies else "nothing to do"
         lines.append(f'Topology "{plan.topology}": {rest}.')
@@ -39,6 +43,25 @@ def plan_text(plan: Plan, *, sql: bool = False, width: int = 100) -> str:
             "This plan must be allowed: " + " ".join(f"--allow {hazard}" for hazard in needed)
         )
     return "\n".join(lines)
+
+
+def _held(plan: Plan) -> list[str]:
+    """One line for each foreign key: what holds it on which servers."""
+    lines = []
+    for (table, name), entries in groupby(plan.foreign_keys, key=lambda h: (h.table, h.name)):
+        held = list(entries)
+        first = held[0]
+        ways = []
+        for entry in held:
+            way = entry.delete
+            if entry.update != entry.delete:
+                way += f" (a changed key is {entry.update})"
+            ways.append(f"{way} on {', '.join(entry.servers)}")
+        lines.append(
+            f"  {table}.{name} to {first.references}, ON DELETE {first.on_delete}: "
+            f"{'; '.join(ways)}"
+        )
+    return lines
 
 
 def _detail(step: Step) -> str:

@@ -160,8 +160,13 @@ def test_version_1_of_our_schema_is_upgraded_by_a_planned_step(world: World, on:
     apply(topology)
     world.execute(
         "DROP TABLE parlant_shard.map, parlant_shard.retired, parlant_shard.sample, "
-        "parlant_shard.audit, parlant_shard.signing_key",
-        "DROP FUNCTION parlant_shard.audit_append(), parlant_shard.audit_refuse()",
+        "parlant_shard.audit, parlant_shard.signing_key, parlant_shard.copy, "
+        "parlant_shard.sealed, parlant_shard.seal",
+        "DROP FUNCTION parlant_shard.audit_append(), parlant_shard.audit_refuse(), "
+        "parlant_shard.seal_keys(), parlant_shard.admit_key(), parlant_shard.seal_deleted(), "
+        "parlant_shard.seal_changed(), parlant_shard.send_seals(text, jsonb, text[], text[]), "
+        "parlant_shard.key_columns(text[], text), "
+        "parlant_shard.key_equals(regclass, text[], text, text)",
         "UPDATE parlant_shard.meta SET version = 1",
         server=on,
     )

@@ -59,6 +59,7 @@ def world(
 @pytest.fixture(autouse=True)
 def keys(world: World) -> None:
     """Put the rows of the table back, on the coordinator and in its copy."""
+    arrived(world)  # a row that arrives while it is deleted is a serialization failure
     with world.connect() as connection:
         connection.execute("DELETE FROM api_key WHERE id NOT IN ('k0', 'k1', 'k2', 'ka', 'kg')")
         connection.cursor().executemany(
@@ -208,6 +209,7 @@ def test_a_workspace_writes_its_own_rows_on_the_coordinator(
     assert sorted(found) == sorted([("n1",), ("n2",), ("n3",), (own,)])
     upsert = "INSERT INTO api_key (id) VALUES (%s) ON CONFLICT (id) DO UPDATE SET name = 'up'"
     assert router.execute(upsert, [own], workspace=workspace).rowcount == 1
+    arrived(world)
     gone = router.execute("DELETE FROM api_key WHERE id LIKE 'n%'", workspace=workspace)
     assert gone.rowcount == 3
     others = [(key, "name", ws) for key, ws in ROWS if key != own]
@@ -322,6 +324,7 @@ def test_shared_rows_are_changed_without_a_workspace_by_their_owner(
         admin.execute("INSERT INTO api_key (id, name) VALUES ('n0', 'all')")
         admin.execute("INSERT INTO api_key VALUES (%s, 'all', %s)", ["n1", None])
         assert admin.execute("UPDATE api_key SET name = 'x' RETURNING id").rowcount == 3
+        arrived(world)
         gone = admin.execute("DELETE FROM api_key WHERE id LIKE 'n%'")
         assert gone.rowcount == 2
         for text in ("UPDATE api_key SET name = 'x' WHERE id = 'k1'", "DELETE FROM api_key k "

@@ -20,6 +20,7 @@ from parlant_shard.apply import apply
 from parlant_shard.archive import listing
 from parlant_shard.cli import run
 from parlant_shard.client import Router
+from parlant_shard.errors import ApplyFailed
 from parlant_shard.planner import make_plan
 from parlant_shard.restore import restore
 from parlant_shard.shardmap import ShardMap
@@ -71,7 +72,7 @@ def test_apply_upgrades_it(world: Released) -> None:
     apply(world.topology())
     assert pending(world) == []
     assert counts(world) == world.counts
-    assert [f.message for f in verify(world.topology()).findings if f.severity == "error"] == []
+    assert [f.detail for f in verify(world.topology()).findings if f.severity == "error"] == []
     # The servers go on from there: replication, the next change, and what had been detached.
     world.execute("INSERT INTO workspace VALUES ('wayne', 'ann', 'Wayne')")
     until(
@@ -201,3 +202,33 @@ def test_a_saved_plan_runs_or_is_refused_with_what_to_do(
         assert "make a new plan" in said or "parlant-shard plan" in said, said
         assert pending(world, "next.yaml") == before
     assert counts(world) == world.counts
+
+
+def test_rows_without_a_parent_are_named_before_and_after(world: Released) -> None:
+    """0.1.0 let the coordinator delete what rows of another server use."""
+    world.execute("DELETE FROM workspace WHERE id = 'umbrella'")
+    until(
+        lambda: not world.rows("SELECT FROM workspace WHERE id = 'umbrella'", server="east"),
+        "the deletion on east",
+        60,
+    )
+    topology = world.topology()
+    (found,) = make_plan(topology).orphans
+    assert (found.server, found.table, found.references) == ("east", "agent_s3", "workspace")
+    assert found.keys == ("'umbrella'",)
+    assert found.rows == len(world.rows(found.query, server="east")) > 0
+    with pytest.raises(ApplyFailed) as caught:
+        apply(topology)
+    assert "'umbrella'" in caught.value.message
+    assert "agent_s3" in caught.value.message
+    world.execute("INSERT INTO workspace VALUES ('umbrella', 'ann', 'Umbrella')")
+    until(
+        lambda: world.rows("SELECT FROM workspace WHERE id = 'umbrella'", server="east"),
+        "the workspace on east",
+        60,
+    )
+    apply(topology)
+    assert pending(world) == []
+    assert make_plan(topology).orphans == ()
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        world.execute("DELETE FROM workspace WHERE id = 'umbrella'")

@@ -17,6 +17,7 @@ from parlant_shard.catalog import (
 )
 from parlant_shard.desired import audit
 from parlant_shard.desired.federation import Federation
+from parlant_shard.desired.keys import Keys
 from parlant_shard.desired.leaves import Leaves
 from parlant_shard.desired.model import (
     INTERNAL_VERSION,
@@ -25,6 +26,7 @@ from parlant_shard.desired.model import (
 )
 from parlant_shard.desired.wall import Wall
 from parlant_shard.errors import TopologyError
+from parlant_shard.names import key_schema
 from parlant_shard.shardmap import bucket, spelled
 from parlant_shard.tenancy import Tenancy
 from parlant_shard.topology import AUDIT_TABLE, Topology
@@ -41,7 +43,9 @@ def desired(
     """Build the desired catalogue of every server of the topology."""
     builder = _Builder(base, topology, tenancy, facts, live, peers)
     catalogs = {name: builder.server(name) for name in topology.servers}
-    return Desired(catalogs=catalogs, notices=tuple(dict.fromkeys(builder.notices)))
+    held = tuple(builder.keys.held(base[facts[topology.coordinator].major], builder.shards_of))
+    builder.notices += builder.keys.notices(held)
+    return Desired(catalogs=catalogs, notices=tuple(dict.fromkeys(builder.notices)), held=held)
 
 
 class _Builder(Leaves, Federation):
@@ -69,6 +73,13 @@ class _Builder(Leaves, Federation):
         self.replicated = {
             name for name in topology.servers if self.shards_of[name] and self._may_replicate(name)
         }
+        self.keys = Keys(
+            topology,
+            tenancy,
+            self._reference,
+            self.coordinator,
+            self.replicated - {self.coordinator} if tenancy.of_kind("reference") else (),
+        )
         self.directory = self._directory()
         audit.check_audit(topology, tenancy, next(iter(base.values())))
         self._check_partitioning()
@@ -94,17 +105,22 @@ class _Builder(Leaves, Federation):
         if is_coordinator:
             for logical in (*references, *self.tenancy.of_kind("host")):
                 add(self._coordinator_table(base, logical), logical)
-        elif name in self.replicated:
-            for logical in references:
-                add(self._reference_copy(base, logical), logical)
+        shard_tables: list[tuple[Table, str, str]] = []
         for shard in shards:
             for table in self._recorded_changes(base, shard, name):
-                add(table, AUDIT_TABLE, shard)  # before the triggers that write into it
+                # Before the triggers that write into it.
+                shard_tables.append((table, AUDIT_TABLE, shard))
             for logical in self.tenancy.sharded:
                 parent = self._shard_table(base, logical, shard, name)
-                add(parent, logical, shard)
+                shard_tables.append((parent, logical, shard))
                 for leaf in self._leaves(base, logical, shard, name, parent):
-                    add(leaf, logical, shard)
+                    shard_tables.append((leaf, logical, shard))
+        if name in self.replicated and not is_coordinator:
+            own = {table.name: table for table, _, _ in shard_tables}
+            for logical in references:
+                add(self._reference_copy(base, logical, own), logical)
+        for table, logical, shard in shard_tables:
+            add(table, logical, shard)
         functions = {
             **base.functions,
             **audit.functions(self.topology, self.tenancy, base, shards),
@@ -115,7 +131,21 @@ class _Builder(Leaves, Federation):
             for function in self._reference_functions(tables):
                 functions[function.signature] = function
         functions |= {f.signature: f for f in self.wall.functions(base, shards)}
+        key_tables = {}
+        if name in self.replicated and not is_coordinator and references:
+            key_tables = self.keys.tables(base)
+            if key_tables:
+                self.keys.check(name, self.live[name])
+        for key in key_tables:
+            registered = canonical.key_table(key_schema(self.topology.namespace), key)
+            managed["key", registered] = Managed(
+                kind="key", name=registered, logical=key_tables[key].table
+            )
         catalog = Catalog(
+            keys=key_tables,
+            sealers=frozenset({self.peers[name].user} - {self.facts[name].user})
+            if key_tables
+            else frozenset(),
             extensions=base.extensions | (self.wall.extensions(base, name) if shards else set()),
             roles=self.wall.roles,
             enums=base.enums,

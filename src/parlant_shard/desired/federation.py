@@ -18,6 +18,7 @@ from parlant_shard.catalog import (
 )
 from parlant_shard.desired.model import (
     FDW_OPTIONS,
+    SEAL_OPTIONS,
     fdw_name,
     subscription_name,
     view_name,
@@ -47,6 +48,10 @@ class Federation(References):
                 views[view.name] = view
                 managed["view", view.name] = Managed(kind="view", name=view.name, logical=logical)
         servers = sorted({self.topology.shards[s].server for s in remote})
+        me = self.facts[self.coordinator].user
+        seals = self.keys.seals() if self.keys.tables(base) else {}
+        for server in seals:
+            managed["seal", server] = Managed(kind="seal", name=server, logical=server)
         return replace(
             catalog,
             tables=tables,
@@ -54,22 +59,29 @@ class Federation(References):
             views=views,
             extensions=catalog.extensions | ({"postgres_fdw"} if servers else set()),
             foreign_servers={
-                fdw_name(s): ForeignServer(
-                    name=fdw_name(s),
-                    options=tuple(sorted({**dict(self.peers[s].options), **FDW_OPTIONS}.items())),
+                name: ForeignServer(
+                    name=name,
+                    options=tuple(sorted({**dict(self.peers[s].options), **options}.items())),
                 )
-                for s in servers
+                for name, s, options in (
+                    *((fdw_name(s), s, FDW_OPTIONS) for s in servers),
+                    *((seal.foreign_server, s, SEAL_OPTIONS) for s, seal in seals.items()),
+                )
             },
             user_mappings={
-                (fdw_name(s), role): UserMapping(
-                    server=fdw_name(s),
+                (name, role): UserMapping(
+                    server=name,
                     role=role,
                     user=self.peers[s].user,
                     password=self.peers[s].password,
                 )
-                for s in servers
-                for role in self.wall.mapped(self.facts[self.coordinator].user)
+                for name, s, roles in (
+                    *((fdw_name(s), s, self.wall.mapped(me)) for s in servers),
+                    *((seal.foreign_server, s, (me,)) for s, seal in seals.items()),
+                )
+                for role in roles
             },
+            seals=seals,
             publications=self._publications(base),
             slots=frozenset(
                 subscription_name(self.topology, s)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from parlant_shard import canonical
-from parlant_shard.cascade import cascade_body
+from parlant_shard.cascade import carries_updates, cascade_body
 from parlant_shard.catalog import (
     SUBSCRIPTION_PEER,
     Catalog,
@@ -108,13 +108,25 @@ class References(ShardTables):
     def _coordinator_table(self, base: Catalog, logical: str) -> Table:
         """A reference or host table; foreign keys into sharded tables cannot hold."""
         table = self._reference(base, logical)
+        triggers: tuple[Trigger, ...] = ()
+        if self.tenancy.kinds[logical] == "reference" and self._replicates():
+            triggers = (
+                *self.keys.coordinator_triggers(base, table),
+                # A TRUNCATE is not replicated: it would empty this table and leave its copies.
+                Trigger(
+                    name="parlant_shard_no_truncate",
+                    head="CREATE TRIGGER parlant_shard_no_truncate BEFORE TRUNCATE",
+                    tail="FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.refuse_truncate()",
+                ),
+            )
         if table is not base.tables[logical]:
             if self.wall.on:
                 self.notices.append(
                     f'table "{logical}" was there before: its privileges and policies are its '
                     "owner's business; the application's role needs SELECT on it"
                 )
-            return table
+            theirs = (t for t in table.triggers if not t.name.startswith("parlant_shard_"))
+            return replace(table, triggers=(*theirs, *triggers))
         kept = []
         for fk in table.foreign_keys:
             if fk.ref_table in self.tenancy.sharded:
@@ -124,16 +136,6 @@ class References(ShardTables):
                 )
             else:
                 kept.append(fk)
-        triggers = table.triggers
-        if self.tenancy.kinds[logical] == "reference" and self._replicates():
-            # A TRUNCATE is not replicated: it would empty this table and leave its copies.
-            triggers += (
-                Trigger(
-                    name="parlant_shard_no_truncate",
-                    head="CREATE TRIGGER parlant_shard_no_truncate BEFORE TRUNCATE",
-                    tail="FOR EACH STATEMENT EXECUTE FUNCTION parlant_shard.refuse_truncate()",
-                ),
-            )
         found = replace(
             table,
             columns=tuple(
@@ -145,7 +147,7 @@ class References(ShardTables):
             ),
             foreign_keys=tuple(kept),
             indexes=tuple(self._rolled(i) for i in table.indexes),
-            triggers=triggers,
+            triggers=(*table.triggers, *triggers),
         )
         if self.tenancy.kinds[logical] != "reference":
             return found
@@ -171,8 +173,11 @@ class References(ShardTables):
                 ),
             )
 
-    def _reference_copy(self, base: Catalog, logical: str) -> Table:
-        """A copy that only the subscription writes: keys and rows, guards instead of triggers."""
+    def _reference_copy(self, base: Catalog, logical: str, tables: Mapping[str, Table]) -> Table:
+        """A copy that only the subscription writes: keys and rows, guards instead of triggers.
+
+        `tables` are those of the server's shards.
+        """
         table = self._reference(base, logical)
         signature = self._cascade_signature(logical)
         found = replace(
@@ -190,9 +195,11 @@ class References(ShardTables):
                 for c in table.columns
             ),
             triggers=(
+                *self.keys.admits(base, logical),
                 Trigger(
                     name="parlant_shard_cascade",
-                    head="CREATE TRIGGER parlant_shard_cascade AFTER DELETE",
+                    head="CREATE TRIGGER parlant_shard_cascade AFTER DELETE"
+                    + (" OR UPDATE" if carries_updates(logical, tables) else ""),
                     tail=f"FOR EACH ROW EXECUTE FUNCTION {signature}",
                     # The apply worker runs as replica, where ordinary triggers and the foreign
                     # keys' own do not fire.

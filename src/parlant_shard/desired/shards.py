@@ -20,6 +20,7 @@ from parlant_shard.catalog import (
     Table,
 )
 from parlant_shard.desired import audit
+from parlant_shard.desired.keys import Keys
 from parlant_shard.desired.model import (
     SENTINEL,
     Peer,
@@ -44,6 +45,7 @@ class ShardTables:
     coordinator: str
     now: datetime
     wall: Wall
+    keys: Keys
     replicated: set[str]  # servers whose shards have reference tables to refer to
     listed: Mapping[str, str]  # workspace → shard, as the topology lists them
     directory: frozenset[Placement]
@@ -176,7 +178,10 @@ class ShardTables:
                 )
             if kind == "reference":
                 if server in self.replicated:
-                    yield replace(fk, name=name)
+                    held = (
+                        fk if server == self.coordinator else self.keys.as_held(base, logical, fk)
+                    )
+                    yield replace(held, name=name)
                 continue
             if kind != "sharded":
                 self.notices.append(

@@ -8,6 +8,7 @@ from parlant_shard import changes as c
 from parlant_shard.catalog import Catalog, Table
 from parlant_shard.diff.context import Context
 from parlant_shard.diff.federation import federation
+from parlant_shard.diff.keys import awaited, key_tables, seals, settled
 from parlant_shard.diff.placement import placement
 from parlant_shard.diff.properties import OUR_POLICIES
 from parlant_shard.diff.replication import replication
@@ -24,6 +25,7 @@ def diff(
     found: list[c.Change] = []
     for server in sorted(desired):
         found += _server(server, live[server], desired[server], context)
+    found += awaited(found, desired, context)
     return tuple(found)
 
 
@@ -49,9 +51,11 @@ def _server(server: str, live: Catalog, desired: Catalog, context: Context) -> I
             delete=tuple(sorted(live.signing_keys - desired.signing_keys)),
         )
     yield from _functions(server, live, desired)
-    on_tables = tuple(tables(server, live, desired, context.now))
+    on_tables = tuple(tables(server, settled(live, desired), desired, context.now))
     yield from on_tables
+    yield from key_tables(server, live, desired)
     yield from federation(server, live, desired)
+    yield from seals(server, live, desired)
     yield from views(server, live, desired, blocked_by_views(on_tables))
     yield from replication(server, live, desired, context)
     yield from placement(server, live, desired, context.coordinator)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from parlant_shard import changes as c
-from parlant_shard.catalog import Check, Relkind, Table
+from parlant_shard.catalog import Check, ForeignKey, Relkind, Table
 from parlant_shard.diff.indexes import index_named
 from parlant_shard.diff.leftovers import not_null_proof, temporary
 
@@ -106,12 +106,24 @@ def keys(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
             yield c.DropConstraint(**on, name=old.name, why=c.Why.REMOVED)
 
 
+def points_elsewhere(old: ForeignKey, new: ForeignKey) -> bool:
+    """Whether it refers to the same rows, through a key table or without one."""
+    same = (old.columns, old.ref_table, old.ref_columns)
+    return old.key_table != new.key_table and same == (new.columns, new.ref_table, new.ref_columns)
+
+
 def foreign_keys(
     on: dict[str, Any], live: Table, table: Table, leaves: tuple[Table, ...]
 ) -> Iterator[c.Change]:
     existing = {fk.name: fk for fk in live.foreign_keys}
     for fk in table.foreign_keys:
         old = existing.pop(fk.name, None)
+        begun = existing.pop(temporary(fk.name), None)
+        if old is not None and points_elsewhere(old, fk):
+            yield c.SwapForeignKey(**on, old=old, foreign_key=fk, begun=begun, leaves=leaves)
+            continue
+        if begun is not None and not begun.inherited:
+            yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)
         if old is not None and replace(old, valid=True, inherited=False) == fk:
             if not old.valid:
                 yield c.ValidateConstraint(**on, name=fk.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 
@@ -15,4 +16,5 @@ class Context:
     slots: frozenset[str]  # every slot that this topology may have made
     # Copies that missed changes: no slot is made under them, and nothing is added to them.
     broken: frozenset[str] = frozenset()
+    slot_of: Mapping[str, str] = field(default_factory=dict)  # the slot of each server's copy
     now: datetime = datetime.max  # of the coordinator, UTC: what lies ahead, nobody writes to yet

@@ -17,7 +17,11 @@ def federation(server: str, live: Catalog, desired: Catalog) -> Iterator[c.Chang
         old = live.user_mappings.get(pair)
         # A role that may not read the options sees an empty user: then there is nothing to compare.
         if old is None or (old.user and old != mapping):
-            yield c.SetUserMapping(server=server, mapping=mapping, live=old)
+            peer = next(
+                (s.server for s in desired.seals.values() if s.foreign_server == mapping.server),
+                mapping.server.removeprefix("parlant_shard_"),
+            )
+            yield c.SetUserMapping(server=server, mapping=mapping, live=old, peer=peer)
     for name, gone in sorted(live.foreign_servers.items()):
         if name not in desired.foreign_servers and any(
             t.foreign and t.foreign.server == name and ("table", t.name) in live.managed

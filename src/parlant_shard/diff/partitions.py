@@ -9,6 +9,7 @@ from typing import Any
 
 from parlant_shard import changes as c
 from parlant_shard.catalog import Table
+from parlant_shard.diff.constraints import points_elsewhere
 from parlant_shard.diff.indexes import index_named, leaf_rename, same_index
 from parlant_shard.diff.leftovers import GUARD, LEFTOVER, temporary
 from parlant_shard.diff.properties import properties
@@ -61,9 +62,15 @@ def leaf_leftovers(
                 name=check.name,
                 why=c.Why.LEFTOVER,
             )
-    wanted = {fk.name for fk in table.foreign_keys}
+    wanted, swapped = {fk.name for fk in table.foreign_keys}, set()
+    before = {fk.name: fk for fk in live.foreign_keys}
+    for wished in table.foreign_keys:
+        swapped.add(temporary(wished.name))
+        if wished.name in before and points_elsewhere(before[wished.name], wished):
+            wanted.add(temporary(wished.name))
     for fk in leaf.foreign_keys:
-        if not fk.inherited and fk.name not in wanted and fk.name.endswith(suffix):
+        mine = fk.name.endswith(suffix) or fk.name in swapped
+        if not fk.inherited and fk.name not in wanted and mine:
             yield c.DropConstraint(
                 **{**on, "table": leaf},
                 name=fk.name,

@@ -7,6 +7,7 @@ from typing import Any
 
 from parlant_shard import changes as c
 from parlant_shard.catalog import Policy, Table
+from parlant_shard.desired import ADMIT, SEAL_DELETE, SEAL_UPDATE
 
 # Policies that the wall makes; all changes of them come as one.
 OUR_POLICIES = frozenset(
@@ -14,14 +15,17 @@ OUR_POLICIES = frozenset(
 )
 
 # Triggers that `desired` makes; others of that prefix belong to other commands.
-_OUR_TRIGGERS = {
+_OUR_TRIGGERS = (
+    ADMIT,
+    SEAL_DELETE,
+    SEAL_UPDATE,
     "parlant_shard_audit_delete",
     "parlant_shard_audit_insert",
     "parlant_shard_audit_update",
     "parlant_shard_cascade",
     "parlant_shard_guard",
     "parlant_shard_no_truncate",
-}
+)
 
 
 def triggers_and_policies(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
@@ -31,8 +35,24 @@ def triggers_and_policies(on: dict[str, Any], live: Table, table: Table) -> Iter
         if old != trigger:
             yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)
     for name, trigger in triggers.items():
-        if not name.startswith("parlant_shard_") or name in _OUR_TRIGGERS:
+        if not name.startswith("parlant_shard_") or name.startswith(_OUR_TRIGGERS):
             yield c.DropTrigger(**on, trigger=trigger)
+    yield from _policies(on, live, table)
+
+
+def adopted(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
+    """A table that was there before us is its owner's: only triggers of ours come and go."""
+    triggers = {t.name: t for t in live.triggers if t.name.startswith(_OUR_TRIGGERS)}
+    for trigger in table.triggers:
+        if trigger.name.startswith(_OUR_TRIGGERS):
+            old = triggers.pop(trigger.name, None)
+            if old != trigger:
+                yield c.SetTrigger(**on, trigger=trigger, exists=old is not None)
+    for trigger in triggers.values():
+        yield c.DropTrigger(**on, trigger=trigger)
+
+
+def _policies(on: dict[str, Any], live: Table, table: Table) -> Iterator[c.Change]:
     policies = {p.name: p for p in live.policies if p.name not in OUR_POLICIES}
     for policy in table.policies:
         if policy.name in OUR_POLICIES:

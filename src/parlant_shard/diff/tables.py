@@ -19,7 +19,7 @@ from parlant_shard.diff.partitions import (
     leaf_keys,
     leaf_leftovers,
 )
-from parlant_shard.diff.properties import properties, triggers_and_policies
+from parlant_shard.diff.properties import adopted, properties, triggers_and_policies
 from parlant_shard.errors import SchemaError
 
 
@@ -82,7 +82,8 @@ def tables(server: str, live: Catalog, desired: Catalog, now: datetime) -> Itera
                     "shard name",
                 )
             if not managed.shard:
-                continue  # an existing reference or host table is its owner's business
+                yield from adopted({"server": server, "table": table, "shard": ""}, existing, table)
+                continue
             yield c.RegisterTable(server=server, table=table, shard=managed.shard, managed=managed)
         yield from _table(
             server,

@@ -16,6 +16,7 @@ from parlant_shard.catalog import Retired
 from parlant_shard.errors import Exit, ShardError
 from parlant_shard.horizon import Cut, cuts, gone, horizon_json, missing, utc
 from parlant_shard.maintain.model import Found, Moved
+from parlant_shard.maintain.seals import Settled
 from parlant_shard.maintain.site import Site
 from parlant_shard.observe import ShardTable, figures_of, table_metrics
 from parlant_shard.plan import Plan
@@ -83,6 +84,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     postponed: list[str] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     archived: list[Archived] = field(default_factory=list)
@@ -106,6 +108,18 @@ class Report:
                 f"another maintain works on {len(self.elsewhere)} tables of server {servers}: "
                 "they are left to it"
             )
+        for seal in self.settled:
+            if seal.opened:
+                found.append(
+                    f'server "{seal.server}": {seal.opened} keys of reference tables had been '
+                    "sealed by transactions that did not delete their rows; rows can refer to "
+                    "them again"
+                )
+            if seal.left:
+                found.append(
+                    f'server "{seal.server}": {seal.left} sealed keys are left to the next run: '
+                    "their rows are being deleted, or the copy is behind"
+                )
         for cut in self.cuts:
             if cut.default_rows:
                 found.append(
@@ -158,6 +172,10 @@ class Report:
             ],
             "postponed": list(self.postponed),
             "moved": [{"server": m.server, "table": m.table, "rows": m.rows} for m in self.moved],
+            "seals": [
+                {"server": s.server, "opened": s.opened, "removed": s.removed, "left": s.left}
+                for s in self.settled
+            ],
             "notices": list(self.notices),
             "elsewhere": [{"server": s, "table": t} for s, t in self.elsewhere],
             "tables": [

@@ -22,6 +22,7 @@ from parlant_shard.errors import ApplyFailed, CannotConnect, ShardError, UsageEr
 from parlant_shard.executor import PATIENCE, Executor, Listener, quiet
 from parlant_shard.maintain.model import CHANGES_PARTITIONS, Found, Moved, Noun, Task
 from parlant_shard.maintain.report import Failure, Report, figures
+from parlant_shard.maintain.seals import settle
 from parlant_shard.maintain.site import COUNTED, Site
 from parlant_shard.maintain.tasks import tasks
 from parlant_shard.plan import CHANGED, Kind, Plan, Step
@@ -113,6 +114,7 @@ def maintain(
         entry.write = not dry_run and bool(plan.steps or report.failures)
         if not dry_run:
             run.execute(plan, work, report)
+            _settle(topology, found, run, report)
             _note(entry, report)
         figures(report, topology, run.open_sites(), found, sizes=sizes)
         report.seconds = time.monotonic() - began
@@ -135,6 +137,19 @@ def _broken_copies(topology: Topology, found: dict[str, Found]) -> list[str]:
     except ShardError:
         return []  # the coordinator is gone since: that is said elsewhere
     return [f"{b.code}: {b.message}. {b.hint}" for b in broken.values()]
+
+
+def _settle(topology: Topology, found: dict[str, Found], run: _Run, report: Report) -> None:
+    """Undo what transactions of the coordinator sealed that did not delete."""
+    if topology.coordinator not in found or topology.coordinator in run.failed:
+        return
+    for server, there in found.items():
+        if server in run.failed or not there.catalog.keys:
+            continue
+        settled = settle(topology, server)
+        report.settled.append(settled)
+        if settled.error is not None:
+            report.failures.append(Failure.of(settled.error, server=server))
 
 
 def _ahead(now: datetime, clock: datetime) -> list[str]:

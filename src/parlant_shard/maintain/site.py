@@ -25,6 +25,9 @@ from parlant_shard.topology import Topology
 
 # Rows of a default partition are counted up to here, unless more are to be moved.
 COUNTED = 1_000_000
+# The first version of the schema parlant_shard that partitions can be maintained with. What came
+# later this module does without: an upgraded package must not stop the cron until the next apply.
+_OLDEST = 3
 # Seconds. So long a lock on a table is outwaited before nothing is done on its server.
 LOCKED_WAIT = 30.0
 
@@ -187,13 +190,13 @@ class Site:
             epochs=self.topology.epochs,
             server=self.server,
         )
-        if catalog.internal_version != INTERNAL_VERSION:
+        if not _OLDEST <= catalog.internal_version <= INTERNAL_VERSION:
             raise SchemaError(
                 f'server "{self.server}" has version {catalog.internal_version} of the schema '
                 f"parlant_shard; this release knows version {INTERNAL_VERSION}",
                 code="PS220",
                 hint=f"run `parlant-shard apply {self.topology.file}`"
-                if catalog.internal_version < INTERNAL_VERSION
+                if catalog.internal_version < _OLDEST
                 else "upgrade parlant-shard on this machine",
             )
         defaults = {}

@@ -16,6 +16,7 @@ from parlant_shard.plan.constraints import Constraints
 from parlant_shard.plan.draft import Draft, Target
 from parlant_shard.plan.federation import Federation
 from parlant_shard.plan.indexes import Indexes
+from parlant_shard.plan.keys import KeyTables
 from parlant_shard.plan.model import TIMEOUTS, Hazard, Kind, Lock, Step
 from parlant_shard.plan.moving import Moving
 from parlant_shard.plan.placement import Placements
@@ -106,6 +107,7 @@ class _Steps(
     Properties,
     Federation,
     Replication,
+    KeyTables,
     Placements,
     Upkeep,
     Moving,
@@ -151,6 +153,7 @@ class _Steps(
                 | c.AddCheck()
                 | c.SwapCheck()
                 | c.AddForeignKey()
+                | c.SwapForeignKey()
                 | c.ValidateConstraint()
                 | c.DropConstraint()
             ):
@@ -193,6 +196,15 @@ class _Steps(
                 | c.DropSubscription()
             ):
                 yield from self._replication(change)
+            case (
+                c.CreateKeys()
+                | c.DropKeys()
+                | c.SetSeal()
+                | c.DropSeal()
+                | c.GrantSeal()
+                | c.AwaitSeals()
+            ):
+                yield from self._keys(change)
             case c.SetPlacements() | c.SetDirectory():
                 yield from self._placement(change)
             case _:

@@ -25,6 +25,7 @@ class Constraints(Builder):
         | c.AddCheck
         | c.SwapCheck
         | c.AddForeignKey
+        | c.SwapForeignKey
         | c.ValidateConstraint
         | c.DropConstraint,
     ) -> Iterator[Draft]:
@@ -38,6 +39,8 @@ class Constraints(Builder):
                 yield from self._swap_check(change)
             case c.AddForeignKey():
                 yield from self._add_foreign_key(change)
+            case c.SwapForeignKey():
+                yield from self._swap_foreign_key(change)
             case c.ValidateConstraint(name=name):
                 yield self._on(
                     change,
@@ -281,6 +284,63 @@ class Constraints(Builder):
                 self.ddl.alter(table.name, add),
                 phase=phase,
             )
+
+    def _swap_foreign_key(self, change: c.SwapForeignKey) -> Iterator[Draft]:
+        """The new one beside the old, validated; then one transaction puts it in its place."""
+        table, fk = change.table, change.foreign_key
+        taken = {x.name for leaf in change.leaves for x in leaf.foreign_keys if x.inherited}
+        # Those of partitions keep the name under which they were made, also after the swap.
+        name = temporary(fk.name)
+        while name in taken:
+            name = temporary(name)
+        successor = replace(fk, name=name)
+        partitioned = table.kind is Relkind.PARTITIONED
+        for target in change.leaves if partitioned else (table,):
+            own = [x for x in target.foreign_keys if not x.inherited]
+            existing = named(own, name) if partitioned else change.begun
+            if existing is not None and replace(existing, valid=True, inherited=False) != successor:
+                yield self._drop_leftover(
+                    change, "foreign key", existing.name, target, Phase.FOREIGN_KEYS
+                )
+                existing = None
+            if existing is None:
+                add = SQL("ADD ") + self.ddl.named_foreign_key(successor) + SQL(" NOT VALID")
+                yield self._on(
+                    change,
+                    f'add foreign key "{name}" to "{target.name}", not yet validated',
+                    self.ddl.alter(target.name, add),
+                    phase=Phase.FOREIGN_KEYS,
+                    lock=Lock.SHARE_ROW_EXCLUSIVE,
+                )
+            if existing is None or not existing.valid:
+                yield self._on(
+                    change,
+                    f'validate foreign key "{name}" of "{target.name}"',
+                    self._validate(target.name, name),
+                    phase=Phase.FOREIGN_KEYS,
+                    kind=Kind.VALIDATE,
+                    lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+                    hazards=(Hazard.FULL_SCAN, Hazard.MAY_FAIL_ON_DATA),
+                )
+        statements = []
+        if partitioned:
+            add = SQL("ADD ") + self.ddl.named_foreign_key(successor)
+            statements.append(self.ddl.alter(table.name, add))
+        statements += [
+            self.ddl.alter(table.name, SQL("DROP CONSTRAINT {}").format(Identifier(fk.name))),
+            self.ddl.alter(
+                table.name,
+                SQL("RENAME CONSTRAINT {} TO {}").format(Identifier(name), Identifier(fk.name)),
+            ),
+        ]
+        where = "the copy" if fk.key_table is None else "a key table"
+        yield self._on(
+            change,
+            f'put it in the place of foreign key "{fk.name}" of "{table.name}", which then refers '
+            f'to {where} of "{fk.ref_table}"',
+            *statements,
+            phase=Phase.FOREIGN_KEYS,
+        )
 
 
 def _state(item: Check | ForeignKey) -> str:

@@ -69,7 +69,7 @@ class Federation(Builder):
 
     def _user_mapping(self, change: c.SetUserMapping) -> Draft:
         mapping, live = change.mapping, change.live
-        server = mapping.server.removeprefix("parlant_shard_")
+        server = change.peer
         wanted = [("user", mapping.user)]
         if mapping.password is not None:
             wanted.append(("password", secret_mark(server)))

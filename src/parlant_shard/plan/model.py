@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from parlant_shard.desired import Held
+
 FORMAT_VERSION = 1
 
 
@@ -76,21 +78,25 @@ class Phase(IntEnum):
     TYPES_COORDINATOR = 20  # a foreign table must know an enum value before it reads one
     TYPES = 21
     FUNCTIONS = 22
+    FOREIGN_SERVERS = 26
     REFERENCE_COPIES = 30  # a subscriber needs a column before the publisher sends it
     REFERENCE = 31
     REFERENCE_KEYS = 32  # foreign keys, when all tables are there
     PUBLICATION = 33
     SLOTS = 34
     SUBSCRIPTIONS = 35
+    SEALS = 36  # the ways first, then the triggers that use them
+    SEALED = 37
+    AWAIT_SEALS = 38
     NARROW = 40  # a workspace is given up before another shard admits it
     SHARDS = 45
     FOREIGN_KEYS = 46
-    FOREIGN_SERVERS = 48
     FOREIGN = 50
     WIDEN = 55  # after the foreign tables: their CHECKs would hide rows that are already there
     VIEWS = 60
     DROP_FOREIGN = 70
     DROP_SHARDS = 75
+    UNSEAL = 77  # no foreign key needs it any more
     DROP_REPLICATION = 80
     DROP_SLOTS = 81
     DROP_PUBLICATION = 82  # it depends on the columns and tables that go below
@@ -197,6 +203,41 @@ class BrokenCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Orphans:
+    """Rows whose reference row is not there. `keys` are some of those that lack, as texts.
+
+    `rows` is None if they could not be counted; `query` finds them.
+    """
+
+    server: str
+    table: str
+    foreign_key: str
+    references: str
+    rows: int | None
+    keys: tuple[str, ...]
+    query: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**{name: getattr(self, name) for name in self.__slots__}, "keys": list(self.keys)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Orphans:
+        return Orphans(**{**data, "keys": tuple(data["keys"])})
+
+    def __str__(self) -> str:
+        where = f'table "{self.table}" on server "{self.server}", foreign key "{self.foreign_key}"'
+        if self.rows is None:
+            return f"{where}: it was not seen in time whether all of its rows have their parents"
+        some = ", ".join(self.keys)
+        count = f"{self.rows} row refers" if self.rows == 1 else f"{self.rows} rows refer"
+        return (
+            f'{where}: {count} to rows of "{self.references}" that are not there, with the keys '
+            f"{some}{', …' if len(self.keys) == 5 else ''}. Insert them on the coordinator, or "
+            f"change or delete what refers to them: {self.query}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What `apply` executes. `fingerprint` is of the live catalogues that it was made for."""
 
@@ -208,6 +249,8 @@ class Plan:
     steps: tuple[Step, ...]
     notices: tuple[str, ...] = ()
     broken_copies: tuple[BrokenCopy, ...] = ()
+    foreign_keys: tuple[Held, ...] = ()  # to reference tables: how they hold
+    orphans: tuple[Orphans, ...] = ()  # rows that a foreign key of this plan will not admit
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -218,6 +261,8 @@ class Plan:
             "steps": [s.to_json() for s in self.steps],
             "notices": list(self.notices),
             "broken_copies": [b.to_json() for b in self.broken_copies],
+            "foreign_keys": [h.to_json() for h in self.foreign_keys],
+            "orphans": [o.to_json() for o in self.orphans],
         }
 
     @staticmethod
@@ -231,6 +276,8 @@ class Plan:
             steps=tuple(Step.from_json(s) for s in data["steps"]),
             notices=tuple(data["notices"]),
             broken_copies=tuple(BrokenCopy(**b) for b in data.get("broken_copies", ())),
+            foreign_keys=tuple(Held.from_json(h) for h in data.get("foreign_keys", ())),
+            orphans=tuple(Orphans.from_json(o) for o in data.get("orphans", ())),
         )
 
     @property

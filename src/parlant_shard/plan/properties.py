@@ -10,8 +10,10 @@ from psycopg.sql import SQL, Composable, Identifier
 from parlant_shard import changes as c
 from parlant_shard.catalog import Relkind, Table
 from parlant_shard.ddl import names, storage
+from parlant_shard.desired import SEAL_DELETE, SEAL_UPDATE
 from parlant_shard.plan.draft import Builder, Draft, changed_options
-from parlant_shard.plan.model import Hazard, Lock
+from parlant_shard.plan.keys import sealing
+from parlant_shard.plan.model import Hazard, Lock, Phase
 
 
 class Properties(Builder):
@@ -35,11 +37,15 @@ class Properties(Builder):
                 if constraint:
                     sql.append(self._drop_trigger(table.name, trigger.name))
                 sql += self.ddl.trigger(table.name, trigger, replace=exists and not constraint)
+                seals = trigger.name.startswith((SEAL_DELETE, SEAL_UPDATE))
+                if trigger.name.startswith(SEAL_DELETE):
+                    sql.append(sealing(self.target.topology, trigger))
                 yield self._on(
                     change,
                     f'{"replace" if exists else "create"} trigger "{trigger.name}" on '
                     f'"{table.name}"',
                     *sql,
+                    phase=Phase.SEALED if seals else None,
                     lock=Lock.ACCESS_EXCLUSIVE if constraint else Lock.SHARE_ROW_EXCLUSIVE,
                 )
             case c.DropTrigger(trigger=trigger):
@@ -47,6 +53,9 @@ class Properties(Builder):
                     change,
                     f'drop trigger "{trigger.name}" of "{table.name}"',
                     self._drop_trigger(table.name, trigger.name),
+                    phase=Phase.UNSEAL
+                    if trigger.name.startswith((SEAL_DELETE, SEAL_UPDATE))
+                    else None,
                     hazards=()
                     if trigger.name.startswith("parlant_shard_")
                     else (Hazard.DROPS_OBJECT,),

@@ -342,6 +342,8 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner,
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'signing_key') AS signing_key,
        EXISTS (SELECT FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'audit') AS audit,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname = 'sealed') AS sealed,
        EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) AS filled
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'parlant_shard';
 
@@ -369,6 +371,47 @@ SELECT (SELECT version FROM parlant_shard.meta) AS version,
          WHERE d.topology = %(topology)s) AS directory,
        (SELECT pg_catalog.array_agg(ARRAY[s.shard, s.server]) FROM parlant_shard.shard s
          WHERE s.topology = %(topology)s) AS shards;
+
+-- name: key_tables
+-- The columns of our key tables, as they are registered.
+SELECT o.name AS registered, c.relname::text AS name, o.logical, a.attname AS column,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       CASE WHEN a.attcollation <> t.typcollation
+            THEN pg_catalog.format('%%I.%%I', cn.nspname, co.collname) END AS collation
+  FROM parlant_shard.object o
+  JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(o.name) AND c.relkind = 'r'
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+  LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+ WHERE o.kind = 'key' AND o.topology = %(topology)s
+ ORDER BY o.name, a.attnum;
+
+-- name: key_schema
+-- The schema of the key tables: whose it is, and what is there that nobody registered.
+SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner, pg_catalog.pg_has_role(n.nspowner, 'USAGE') AS owned,
+       ARRAY(SELECT c.relname::text FROM pg_catalog.pg_class c
+              WHERE c.relnamespace = n.oid AND c.relkind <> 'i'
+                AND NOT EXISTS (SELECT FROM parlant_shard.object o
+                                 WHERE o.kind = 'key' AND pg_catalog.to_regclass(o.name) = c.oid)) AS strange
+  FROM pg_catalog.pg_namespace n WHERE n.nspname = %(schema)s;
+
+-- name: seals
+-- The foreign tables that keys are sealed through, as they are registered.
+SELECT o.name AS server, c.relname::text AS name, s.srvname::text AS foreign_server
+  FROM parlant_shard.object o
+  JOIN pg_catalog.pg_foreign_table f ON true
+  JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver AND s.srvname = 'parlant_shard_seal_' || o.name
+  JOIN pg_catalog.pg_class c ON c.oid = f.ftrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'parlant_shard'
+ WHERE o.kind = 'seal' AND o.topology = %(topology)s
+ ORDER BY o.name;
+
+-- name: sealers
+-- The roles that may seal keys here.
+SELECT r.rolname::text AS role FROM pg_catalog.pg_roles r
+ WHERE pg_catalog.has_table_privilege(r.oid, 'parlant_shard.seal', 'INSERT')
+   AND pg_catalog.has_schema_privilege(r.oid, 'parlant_shard', 'USAGE');
 
 -- name: signing_keys
 -- The keys that workspace tokens may be signed with, without the keys.

@@ -292,7 +292,7 @@ SELECT x.kind, x.name, r.rolname AS owner
 -- name: own_functions
 -- The functions that our schema brings with it: what they do, and as whom.
 SELECT p.proname AS name, p.prosrc AS body, p.prosecdef AS definer,
-       p.proconfig = ARRAY['search_path=pg_catalog, pg_temp'] AS pinned
+       'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) AS pinned
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'parlant_shard'
  WHERE p.proname = ANY (%(names)s)

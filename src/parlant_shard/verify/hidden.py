@@ -20,6 +20,7 @@ _FUNCTION = re.compile(
     r"CREATE FUNCTION parlant_shard\.(?P<name>\w+)\((?P<head>.*?)AS \$\$(?P<body>.*?)\$\$", re.S
 )
 _GUARDS = ("audit_append", "audit_refuse")
+_CHECKS = {**dict.fromkeys(_GUARDS, "audit-trail"), "bucket": "shard-check"}
 
 
 def hidden(seen: Seen, server: str) -> Iterator[Finding]:
@@ -121,9 +122,8 @@ def _functions(seen: Seen, server: str) -> Iterator[Finding]:
         ):
             continue
         what = "another" if found else "missing"
-        check = "audit-trail" if name in _GUARDS else "shard-check"
         yield finder_of(seen, server, None, None)(
-            check, f"the function parlant_shard.{name} is {what}", "functions"
+            _CHECKS.get(name, "keys"), f"the function parlant_shard.{name} is {what}", "functions"
         )
 
 
