@@ -9,6 +9,7 @@ import pytest
 from client_world import ACCOUNTS, DDL, SHARDS, applied, fill, lasting_world
 from protocol import World, layout
 from psycopg import errors
+from test_copies import arrived
 
 from parlant_shard import Router, ShardError, Unroutable
 from servers import Clusters
@@ -46,6 +47,8 @@ def _scratch(world: World) -> Iterator[None]:
             f"DELETE FROM shelf_{shard}",
             server=server,
         )
+    # A row that arrives on east while it is deleted is a serialization failure.
+    arrived(world, "SELECT count(*) FROM country", world.value("SELECT count(*) FROM country"))
     world.execute("DELETE FROM country")
 
 
