@@ -11,7 +11,7 @@ insert would be seen by neither statement, and its row would stay without a pare
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from psycopg.sql import SQL, Composable, Composed, Identifier
@@ -31,12 +31,23 @@ def cascade_body(namespace: str, reference: str, tables: Mapping[str, Table]) ->
 
 def carries_updates(reference: str, tables: Mapping[str, Table]) -> bool:
     """Whether a changed key is carried out on this server."""
-    return any(
-        fk.ref_table == reference and fk.on_update in {"c", "n"} and not fk.unenforced
-        for table in tables.values()
-        if table.parent is None and table.kind is not Relkind.FOREIGN
-        for fk in table.foreign_keys
-    )
+    return bool(_carried(_roots(tables), reference))
+
+
+def _roots(tables: Mapping[str, Table]) -> list[Table]:
+    return [
+        t for _, t in sorted(tables.items()) if t.parent is None and t.kind is not Relkind.FOREIGN
+    ]
+
+
+def _carried(roots: Iterable[Table], reference: str) -> list[tuple[Table, ForeignKey]]:
+    """The foreign keys that carry a changed key out: to the copy, or to a key table."""
+    return [
+        (t, fk)
+        for t in roots
+        for fk in t.foreign_keys
+        if fk.ref_table == reference and fk.on_update in {"c", "n"} and not fk.unenforced
+    ]
 
 
 @dataclass(slots=True)
@@ -57,17 +68,13 @@ class _Level:
 class _Body:
     def __init__(self, namespace: str, reference: str, tables: Mapping[str, Table]) -> None:
         self.namespace, self.reference = namespace, reference
-        self.roots = [
-            t
-            for _, t in sorted(tables.items())
-            if t.parent is None and t.kind is not Relkind.FOREIGN
-        ]
+        self.roots = _roots(tables)
         self.levels: dict[str, _Level] = {}
         self._find_levels()
 
     def text(self) -> str:
         declared = "".join(
-            f"  {variable.as_string(None)} {_type(level.table, column)}[];\n"
+            f"  {render(variable)} {_type(level.table, column)}[];\n"
             for level in self.levels.values()
             for kind in ("now", "next", "got")
             for column, variable in zip(level.columns, level.variables(kind), strict=True)
@@ -85,11 +92,13 @@ class _Body:
         )
 
     def _children(self, table: str) -> list[tuple[Table, ForeignKey]]:
+        """The foreign keys that do something when a row of `table` is deleted."""
         return [
             (t, fk)
             for t in self.roots
             for fk in t.foreign_keys
             if fk.ref_table == table
+            and fk.on_delete in {"c", "n"}
             and not fk.unenforced  # that one carries nothing out
             and fk.key_table is None  # that one restricts
         ]
@@ -103,7 +112,7 @@ class _Body:
             if table.name in seen:
                 continue
             seen.add(table.name)
-            below = [(t, fk) for t, fk in self._children(table.name) if fk.on_delete in {"c", "n"}]
+            below = self._children(table.name)
             if not below:
                 continue
             level = self.levels[table.name] = _Level(table, len(self.levels) + 1)
@@ -115,12 +124,8 @@ class _Body:
 
     def _updates(self) -> str:
         """A changed key, for the foreign keys that carry it out."""
-        statements: dict[str, None] = {}
-        for child in self.roots:
-            for fk in child.foreign_keys:
-                carried = fk.ref_table == self.reference and fk.on_update in {"c", "n"}
-                if carried and not fk.unenforced:
-                    statements[self._changed(child, fk)] = None
+        carried = _carried(self.roots, self.reference)
+        statements = dict.fromkeys(self._changed(child, fk) for child, fk in carried)
         if not statements:
             return ""
         return (
@@ -150,13 +155,11 @@ class _Body:
         lines: list[str] = []
         seen: set[str] = set()
         for child, fk in self._children(self.reference):
-            if fk.on_delete not in {"c", "n"}:
-                continue
             statement = render(self._acted(child, fk, SQL(""), _old(fk)))
             if statement in seen:
                 continue
             seen.add(statement)
-            lines += self._with_result(child, fk, statement, "next")
+            lines += self._with_result(child, fk, statement)
         return "".join(f"  {line}\n" for line in lines)
 
     def _rest(self) -> str:
@@ -164,16 +167,14 @@ class _Body:
         if not self.levels:
             return ""
         anything = " OR ".join(
-            f"{_text(level.variables('next')[0])} IS NOT NULL" for level in self.levels.values()
+            f"{render(level.variables('next')[0])} IS NOT NULL" for level in self.levels.values()
         )
         lines = [f"  WHILE {anything} LOOP\n"]
         for level in self.levels.values():
             for now, later in zip(level.variables("now"), level.variables("next"), strict=True):
-                lines.append(f"    {_text(now)} := {_text(later)}; {_text(later)} := NULL;\n")
+                lines.append(f"    {render(now)} := {render(later)}; {render(later)} := NULL;\n")
         for level in self.levels.values():
             for child, fk in self._children(level.table.name):
-                if fk.on_delete not in {"c", "n"}:
-                    continue
                 gone = SQL("unnest({}) AS p({})").format(
                     SQL(", ").join(level.variables("now")), names(level.columns)
                 )
@@ -182,9 +183,7 @@ class _Body:
                     for own, theirs in zip(fk.columns, fk.ref_columns, strict=True)
                 )
                 statement = render(self._acted(child, fk, gone, where))
-                lines += [
-                    f"    {line}\n" for line in self._with_result(child, fk, statement, "next")
-                ]
+                lines += [f"    {line}\n" for line in self._with_result(child, fk, statement)]
         lines.append("  END LOOP;\n")
         return "".join(lines)
 
@@ -202,7 +201,7 @@ class _Body:
             self._name(child), cleared, origin, where
         )
 
-    def _with_result(self, child: Table, fk: ForeignKey, statement: str, into: str) -> list[str]:
+    def _with_result(self, child: Table, fk: ForeignKey, statement: str) -> list[str]:
         """The statement; where others refer to the rows that it deletes, their keys are kept."""
         level = self.levels.get(child.name) if fk.on_delete == "c" else None
         if level is None:
@@ -221,8 +220,10 @@ class _Body:
                 )
             ),
             *(
-                f"{_text(later)} := {_text(later)} || {_text(found)};"
-                for later, found in zip(level.variables(into), level.variables("got"), strict=True)
+                f"{render(later)} := {render(later)} || {render(found)};"
+                for later, found in zip(
+                    level.variables("next"), level.variables("got"), strict=True
+                )
             ),
         ]
 
@@ -241,7 +242,3 @@ def _type(table: Table, column: str) -> str:
     found = table.column(column)
     assert found is not None
     return found.type
-
-
-def _text(identifier: Identifier) -> str:
-    return render(identifier)

@@ -279,7 +279,6 @@ class SwapForeignKey(OnTable):
     `begun` is a leftover under the temporary name.
     """
 
-    old: ForeignKey
     foreign_key: ForeignKey
     begun: ForeignKey | None
     leaves: tuple[Table, ...] = ()

@@ -6,10 +6,8 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from parlant_shard import canonical, db
-from parlant_shard.plan import Orphans
+from parlant_shard.plan import SOME, Orphans
 
-# Keys that are named.
-SOME = 5
 # Milliseconds. A plan looks at whole tables for this, and goes without the answer after that.
 LOOK = 60_000
 

@@ -5,7 +5,7 @@ what the topology leaves to it (existing partitions, workspaces that live in has
 """
 
 from parlant_shard.desired.build import desired
-from parlant_shard.desired.keys import ADMIT, SEAL_DELETE, SEAL_UPDATE, admit
+from parlant_shard.desired.keys import ADMIT, SEAL_DELETE, SEAL_UPDATE
 from parlant_shard.desired.model import (
     INTERNAL_VERSION,
     PEER_OPTIONS,
@@ -32,7 +32,6 @@ __all__ = [
     "Desired",
     "Held",
     "Peer",
-    "admit",
     "check_name",
     "desired",
     "fdw_name",

@@ -120,7 +120,7 @@ def foreign_keys(
         old = existing.pop(fk.name, None)
         begun = existing.pop(temporary(fk.name), None)
         if old is not None and points_elsewhere(old, fk):
-            yield c.SwapForeignKey(**on, old=old, foreign_key=fk, begun=begun, leaves=leaves)
+            yield c.SwapForeignKey(**on, foreign_key=fk, begun=begun, leaves=leaves)
             continue
         if begun is not None and not begun.inherited:
             yield c.DropConstraint(**on, name=begun.name, why=c.Why.LEFTOVER)

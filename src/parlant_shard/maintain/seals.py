@@ -10,7 +10,8 @@ replayed yet would use up the seal of the next one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -51,15 +52,21 @@ def settle(topology: Topology, server: str, *, age: float = AGE) -> Settled:
     """
     found = Settled(server=server)
     try:
-        with (
-            db.session(topology, server, doing="looking at sealed keys") as there,
-            db.session(topology, topology.coordinator, doing="looking at sealed keys") as home,
-            db.session(topology, topology.coordinator, doing="looking at sealed keys") as waiting,
-        ):
+        with ExitStack() as stack:
+
+            def session(name: str) -> db.Connection:
+                return stack.enter_context(
+                    db.session(topology, name, doing="looking at sealed keys")
+                )
+
+            there = session(server)
             rows = there.execute(
                 queries("seals")["old"],
                 {"topology": topology.name, "age": age, "limit": BATCH * 20},
             ).fetchall()
+            if not rows:
+                return found  # almost always, and the coordinator is spared two sessions
+            home, waiting = session(topology.coordinator), session(topology.coordinator)
             for connection in (there, home):
                 connection.execute("SELECT pg_catalog.set_config('lock_timeout', '1s', false)")
             for _, batch in groupby(rows, key=lambda r: r["tab"]):
@@ -68,13 +75,7 @@ def settle(topology: Topology, server: str, *, age: float = AGE) -> Settled:
                     work = _Batch(topology, server, seals[start : start + BATCH])
                     found = work.run(there, home, waiting, found)
     except ShardError as error:
-        return Settled(
-            server=server,
-            opened=found.opened,
-            removed=found.removed,
-            left=found.left,
-            error=error,
-        )
+        return replace(found, error=error)
     return found
 
 
@@ -106,8 +107,8 @@ class _Batch:
         except psycopg.Error as error:
             if error.sqlstate not in db.RETRYABLE:
                 raise
-        return Settled(
-            server=so_far.server,
+        return replace(
+            so_far,
             opened=so_far.opened + opened,
             removed=so_far.removed + removed,
             left=so_far.left + len(self.seals) - opened - removed,

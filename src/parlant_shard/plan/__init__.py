@@ -9,6 +9,7 @@ from parlant_shard.plan.draft import Target
 from parlant_shard.plan.model import (
     FORMAT_VERSION,
     NEEDS_ALLOW,
+    SOME,
     TIMEOUTS,
     BrokenCopy,
     Hazard,
@@ -29,6 +30,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MARK",
     "NEEDS_ALLOW",
+    "SOME",
     "TIMEOUTS",
     "BrokenCopy",
     "Hazard",

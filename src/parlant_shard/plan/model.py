@@ -202,6 +202,10 @@ class BrokenCopy:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+# Keys of orphans that are named.
+SOME = 5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphans:
     """Rows whose reference row is not there. `keys` are some of those that lack, as texts.
@@ -232,7 +236,7 @@ class Orphans:
         count = f"{self.rows} row refers" if self.rows == 1 else f"{self.rows} rows refer"
         return (
             f'{where}: {count} to rows of "{self.references}" that are not there, with the keys '
-            f"{some}{', …' if len(self.keys) == 5 else ''}. Insert them on the coordinator, or "
+            f"{some}{', …' if len(self.keys) == SOME else ''}. Insert them on the coordinator, or "
             f"change or delete what refers to them: {self.query}"
         )
 
